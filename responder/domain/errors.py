@@ -1,0 +1,40 @@
+"""What can go wrong, in three kinds. Blocks turn every vendor's exception into one of these, once.
+
+A caller decides by kind alone: a `TransientError` may be tried again, a `PermanentError` needs a
+person or another way, and after an `OutcomeUnknownError` nobody may act before somebody has looked.
+"""
+
+
+class IncidentResponseError(Exception):
+    """The root of every error of ours. The message says what happened, where, and what to do next."""
+
+
+class TransientError(IncidentResponseError):
+    """Nothing was changed and the same call may succeed later.
+
+    `retry_after_s` is what the other side asked for (seconds), or None.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class PermanentError(IncidentResponseError):
+    """Nothing was changed and repeating the call will not help: wrong key, unknown host, bad input."""
+
+
+class OutcomeUnknownError(IncidentResponseError):
+    """The call was sent and its answer was lost: it may or may not have happened."""
+
+
+class HostKeyError(PermanentError):
+    """The host's key is unknown or has changed. Never accepted automatically."""
+
+
+class ProfileError(PermanentError):
+    """A profile, scenario or catalogue file is wrong. The message names file, line and nearest key."""
+
+
+class StaleEpochError(IncidentResponseError):
+    """Another run has taken this incident up: this one must end without touching anything."""

@@ -1,0 +1,202 @@
+"""What an incident is: severity, kind, mode, alerts and the words for how it ends.
+
+Source: the document's "Incident Severity Levels" and `design.md`, "The words".
+"""
+
+import re
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import Field
+
+from responder.domain.base import Frozen, Text, UtcDatetime
+
+
+class Severity(StrEnum):
+    """P1 critical, P2 high, P3 medium, P4 low."""
+
+    P1 = "P1"
+    P2 = "P2"
+    P3 = "P3"
+    P4 = "P4"
+
+    @property
+    def pages_people(self) -> bool:
+        """Whether additional responders are paged ("Start incident": if P1/P2)."""
+        return self in (Severity.P1, Severity.P2)
+
+    def at_least(self, other: "Severity | None") -> "Severity":
+        """The graver of the two: a severity is never lowered below what a person set."""
+        return min(self, other) if other else self
+
+
+class Kind(StrEnum):
+    """The class of an incident. One of each kind is open for a service at a time."""
+
+    AVAILABILITY = "availability"
+    SECURITY = "security"
+    RISK = "risk"
+
+    @property
+    def people_only(self) -> bool:
+        """Security and risk are never acted upon automatically: evidence first, people decide."""
+        return self is not Kind.AVAILABILITY
+
+
+class Mode(StrEnum):
+    """How much may really happen. Parameters can lower it, never raise it."""
+
+    DRY_RUN = "dry-run"
+    SHADOW = "shadow"
+    LIVE = "live"
+
+    @property
+    def acts(self) -> bool:
+        """Only a live incident changes anything outside our own data."""
+        return self is Mode.LIVE
+
+
+_MODE_ORDER = {Mode.DRY_RUN: 0, Mode.SHADOW: 1, Mode.LIVE: 2}
+
+
+def lowest_mode(*modes: Mode | None) -> Mode:
+    """The most careful of the modes given; None counts as no wish."""
+    return min((mode for mode in modes if mode), key=_MODE_ORDER.__getitem__, default=Mode.DRY_RUN)
+
+
+class Outcome(StrEnum):
+    """How an incident's run ended. One vocabulary for states, records, scores and messages."""
+
+    RESOLVED = "resolved"
+    FALSE_ALARM = "false_alarm"
+    NO_FAULT = "no_fault"
+    DRY_RUN = "dry_run"
+    ATTACHED = "attached"
+    MITIGATED_UNCONFIRMED = "mitigated_unconfirmed"
+    ESCALATED = "escalated"
+    TAKEN_OVER = "taken_over"
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the run's final state in Prefect is Completed (else Failed, with the reason)."""
+        return self in _SUCCEEDED
+
+    @property
+    def closes(self) -> bool:
+        """Whether the incident is closed with it; the others stay open until a person closes them."""
+        return self in _SUCCEEDED
+
+
+_SUCCEEDED = frozenset(
+    {Outcome.RESOLVED, Outcome.FALSE_ALARM, Outcome.NO_FAULT, Outcome.DRY_RUN, Outcome.ATTACHED}
+)
+
+
+class Alert(Frozen):
+    """One signal from a monitoring system, with the fields of an Alertmanager webhook's alert."""
+
+    name: Text = Field(min_length=1, max_length=200, description="The alert's name, `alertname`.")
+    labels: dict[Text, Text] = Field(default_factory=dict, description="Labels; they select the service.")
+    summary: Text = Field("", max_length=2_000, description="What the alert says of itself.")
+    fingerprint: Text = Field("", max_length=200, description="The monitoring system's id of this alert.")
+    starts_at: UtcDatetime | None = Field(None, description="When it began to fire (UTC).")
+    ends_at: UtcDatetime | None = Field(None, description="When it stopped; empty while it fires.")
+    incident_key: Text = Field(
+        "",
+        max_length=255,
+        description="PagerDuty's dedup key of this alert (Alertmanager: the hash of its group key).",
+    )
+
+
+class Phase(StrEnum):
+    """The document's five phases; `verify` is mitigation's third step, a flow of its own."""
+
+    TRIAGE = "detect_and_triage"
+    DIAGNOSE = "diagnose"
+    MITIGATE = "mitigate"
+    VERIFY = "verify"
+    RESOLVE = "resolve"
+    POST_INCIDENT = "post_incident"
+
+
+class IncidentRef(Frozen):
+    """What phases are handed: names and small data. The epoch is this run's own, and never looked up."""
+
+    incident_id: str
+    epoch: int
+    mode: Mode
+
+
+class Ending(Frozen):
+    """How an incident's run ends: the outcome and the sentence that people read first."""
+
+    outcome: Outcome
+    reason: str
+
+
+class TriageOutcome(Frozen):
+    """What phase 1 decided. `ending` is set when the incident is over already."""
+
+    severity: Severity
+    severity_reason: str
+    verdict: Literal["healthy", "unhealthy", "unknown"]
+    confirmed: bool | None = Field(description="Whether an alert's predicate holds; None: cannot be told.")
+    ending: Ending | None = None
+
+
+class DiagnosisOutcome(Frozen):
+    """What phase 2 found: the leading hypothesis' id and the number of those supported."""
+
+    leading: str | None
+    supported: tuple[str, ...]
+    progress: str
+
+
+class AttemptOutcome(Frozen):
+    """What phase 3's one attempt came to, before it is verified.
+
+    `acted`: it ran to its end; `skipped`: nothing was left to do; `unknown`: it may or may not have run;
+    `failed`: it certainly did not run; `rehearsed`: a dry run would have done it.
+    """
+
+    attempt_id: str | None
+    state: Literal["acted", "skipped", "refused", "taken_over", "unknown", "failed", "rehearsed"]
+    reason: str
+
+
+class VerifyOutcome(Frozen):
+    """Whether the service was seen healthy by fresh probes over the window."""
+
+    holds: bool
+    verdict: Literal["healthy", "unhealthy", "unknown"]
+    reason: str
+
+
+class ResolveOutcome(Frozen):
+    """Phase 4: confirmed over the profile's window, or not, and what is still unknown."""
+
+    state: Literal["confirmed", "unconfirmed", "not_restored"]
+    reason: str
+    unknown: tuple[str, ...] = ()
+
+
+class PostIncidentOutcome(Frozen):
+    """Phase 5: where the post-mortem is and when it is reviewed (None for P4)."""
+
+    postmortem_path: str
+    review_due: datetime | None
+    blanks: tuple[str, ...]
+
+
+_WORD = re.compile(r"[^a-z0-9]+")
+
+
+def slug(text: str, limit: int = 40) -> str:
+    """Lower-case words joined by dashes, at most `limit` characters; "incident" when nothing is left."""
+    return _WORD.sub("-", text.lower()).strip("-")[:limit].rstrip("-") or "incident"
+
+
+def json_ready(model: Frozen) -> dict[str, Any]:
+    """The model as JSON-compatible data."""
+    return model.model_dump(mode="json")

@@ -1,0 +1,301 @@
+"""Notices, pages and notes: the plain texts that people are told; and how every template is filled.
+
+Source: the document's "Communication Templates". Values are data: a template prints only what one of the
+filters below has cleaned, bounded and escaped; anything else stops the rendering. Values are never read as
+templates, and the templates run in a sandbox.
+"""
+
+import math
+import re
+import textwrap
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Literal
+
+from jinja2 import PackageLoader, StrictUndefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from responder.domain.base import Frozen, UtcDatetime
+from responder.domain.escaping import bound, clean, markdown, markdown_code, single_line, slack
+from responder.domain.incident import Severity
+from responder.domain.profile import Runbook
+from responder.domain.redaction import redact
+
+NOT_KNOWN = "not yet known"
+VALUE_LIMIT = 500
+CELL_LIMIT = 300
+EXCERPT_LIMIT = 800
+ESCALATION_LIMIT = 1_000
+NOTE_LIMIT = 2_000
+LINE_WIDTH = 60
+_READ_LIMIT = 5_000  # characters of a value that are looked at: far more than any text shows
+_COPIED_LIMIT = 300
+_WRONG_LIMIT = 200
+
+
+class Shown(str):
+    """Text that has passed a filter; templates print nothing else."""
+
+
+def plain(value: object, limit: int = VALUE_LIMIT) -> Shown:
+    """One line of plain text without secrets, at most `limit` characters; nothing given is not yet known."""
+    text = single_line(redact(clean("" if value is None else str(value)[:_READ_LIMIT])))
+    return Shown(bound(text, limit) or NOT_KNOWN)
+
+
+def inline(value: object, limit: int = VALUE_LIMIT) -> Shown:
+    """The same, for a place inside Markdown."""
+    return Shown(markdown(plain(value, limit)))
+
+
+def code(value: object, limit: int = EXCERPT_LIMIT) -> Shown:
+    """A fenced block of Markdown that nothing inside can close."""
+    return Shown(markdown_code(bound(redact(clean(str(value)[:_READ_LIMIT])), limit)))
+
+
+def minute(at: datetime) -> Shown:
+    """`YYYY-MM-DD HH:MM UTC`."""
+    return Shown(f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
+
+
+def day(at: date) -> Shown:
+    """`YYYY-MM-DD`."""
+    return Shown(f"{at:%Y-%m-%d}")
+
+
+def duration(span: timedelta) -> Shown:
+    """`X hours Y minutes`, a minute begun counting as one: never shorter than it was."""
+    hours, minutes = divmod(max(0, math.ceil(span.total_seconds() / 60)), 60)
+    return Shown(f"{_count(hours, 'hour')} {_count(minutes, 'minute')}")
+
+
+def cadence(minutes: int) -> str:
+    """Until the next update, in words: `15 minutes`, `2 hours`."""
+    hours, rest = divmod(minutes, 60)
+    return _count(hours, "hour") if hours and not rest else _count(minutes, "minute")
+
+
+def table(rows: Sequence[Sequence[object]], header: Sequence[str], budget: int = 30_000) -> Shown:
+    """A Markdown table of at most `budget` bytes of rows; those beyond are counted instead of printed.
+
+    A cell that has passed no filter yet passes `inline`.
+    """
+    lines = [f"| {' | '.join(header)} |", f"|{'|'.join('-' * (len(name) + 2) for name in header)}|"]
+    printed = _within(budget, (f"| {' | '.join(_inlined(cell, CELL_LIMIT) for cell in row)} |" for row in rows))
+    if left_out := len(rows) - len(printed):
+        printed.append(f"| … {left_out} more, not shown here |{' |' * (len(header) - 1)}")
+    return Shown("\n".join(lines + printed))
+
+
+def bullets(items: Sequence[object], budget: int = 6_000) -> Shown:
+    """A Markdown list of at most `budget` bytes, cut like a table. One line, one item."""
+    printed = _within(budget, (f"- {_inlined(item, VALUE_LIMIT)}" for item in items))
+    if left_out := len(items) - len(printed):
+        printed.append(f"- … {left_out} more, not shown here")
+    return Shown("\n".join(printed))
+
+
+def _inlined(value: object, limit: int) -> Shown:
+    return value if isinstance(value, Shown) else inline(value, limit)
+
+
+def _within(budget: int, lines: Iterable[str]) -> list[str]:
+    printed: list[str] = []
+    for line in lines:
+        budget -= len(line.encode()) + 1
+        if budget < 0:
+            break
+        printed.append(line)
+    return printed
+
+
+def _checked(value: Any) -> Any:
+    if not isinstance(value, Shown | int):
+        raise TypeError(f"a value reaches a text without having passed a filter: {value!r:.80}")
+    return value
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        loader=PackageLoader("responder.domain", "templates"),
+        undefined=StrictUndefined,
+        finalize=_checked,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # The texts are not HTML; each format has its own filter, and `finalize` refuses whatever had none.
+        autoescape=False,
+    )
+    filters = (plain, inline, code, minute, day, duration, table, bullets)
+    environment.filters.update({function.__name__: function for function in filters})
+    return environment
+
+
+_TEMPLATES = _environment()
+
+
+def render(template: str, **values: object) -> str:
+    """The package's template filled with `values`, without an end of line at its end.
+
+    Raises TypeError when a value reaches the text without having passed a filter.
+    """
+    return _TEMPLATES.get_template(template).render(**values).strip("\n")
+
+
+class InitialNotice(Frozen):
+    """The document's "Initial Notification". An impact of None is not yet known."""
+
+    description: str
+    severity: Severity
+    at: UtcDatetime
+    impact: str | None
+    component: str
+    next_update: str
+
+
+class StatusUpdate(Frozen):
+    """The document's "Status Update"."""
+
+    description: str
+    at: UtcDatetime
+    status: Literal["Investigating", "Identified", "Mitigating", "Resolved"]
+    update: str
+    impact: str | None
+    eta: str | None
+    next_update: str
+
+
+class ResolutionNotice(Frozen):
+    """The document's "Resolution Notification". Its last sentence follows the severity."""
+
+    description: str
+    at: UtcDatetime
+    duration: timedelta
+    summary: str
+    impact: str | None
+    root_cause: str | None
+    severity: Severity
+
+    @property
+    def postmortem(self) -> str:
+        """When the post-mortem is shared, or that there is none (document, phase 5)."""
+        if self.severity is Severity.P4:
+            return "No post-mortem will be held for this severity."
+        within = "1 week" if self.severity is Severity.P3 else "48 hours"
+        return f"Post-mortem will be shared within {within}."
+
+
+Notice = InitialNotice | StatusUpdate | ResolutionNotice
+
+_NOTICES: dict[type, str] = {
+    InitialNotice: "initial_notice.txt.j2",
+    StatusUpdate: "status_update.txt.j2",
+    ResolutionNotice: "resolution_notice.txt.j2",
+}
+
+
+def render_notice(notice: Notice) -> str:
+    """The notice as plain text, line by line as the document has it."""
+    return render(_NOTICES[type(notice)], notice=notice)
+
+
+# Slack knows no escape for its marks. Where one could open emphasis, code or a quotation, a sign that looks
+# alike takes its place; `_` inside a word opens nothing there, so that names keep theirs.
+_SLACK_MARKS = re.compile(r"[*~`]|(?<![^\W_])_|^>")
+_LOOKALIKES = {"*": "∗", "~": "∼", "`": "ˋ", "_": "＿", ">": "›"}
+
+
+def for_slack(text: str, *, exact: Collection[str] = ()) -> str:
+    """`text` for Slack's `mrkdwn`, shown as it is: no mention, emphasis or code comes from a value.
+
+    A line that is one of `exact` keeps every character, for people copy it: an address becomes a link,
+    anything else a code block. Source: Slack, "Formatting text for app surfaces".
+    """
+    return "\n".join(_exact_line(line) if line in exact else _slack_line(line) for line in text.split("\n"))
+
+
+def _slack_line(line: str) -> str:
+    return slack(_SLACK_MARKS.sub(lambda mark: _LOOKALIKES[mark[0]], line))
+
+
+def _exact_line(line: str) -> str:
+    if re.fullmatch(r"https?://[^\s|<>]+", line):
+        return f"<{slack(line)}>"
+    return _slack_line(line) if "```" in line or not line else f"```\n{slack(line)}\n```"
+
+
+class Escalation(Frozen):
+    """What a person who is woken must know, on a telephone."""
+
+    severity: Severity
+    service: str
+    what_is_wrong: str
+    tried: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    """What was not done, each with the reason."""
+    next_command: str | None = None
+    link: str
+    runbooks: tuple[Runbook, ...] = ()
+
+    @property
+    def exact(self) -> tuple[str, ...]:
+        """The lines that people copy or follow: command and addresses."""
+        return tuple(filter(None, map(copied, (self.next_command, self.link, *(b.url for b in self.runbooks)))))
+
+
+def render_escalation(page: Escalation) -> str:
+    """The page as plain text: at most 1,000 characters in lines of about 60, the most important first.
+
+    The next command stands alone on its line, whole or not at all: one that is cut or cleaned would be
+    another command. What does not fit is left out from the end, and the text says so.
+    """
+    command, link = copied(page.next_command), copied(page.link)
+    lines = _wrapped(f"{page.severity.value} {plain(page.service, 60)}: a person is needed")
+    lines += _wrapped(plain(page.what_is_wrong, _WRONG_LIMIT))
+    if command:
+        lines += ["", "Next command:", command]
+    elif page.next_command:
+        lines += ["", "Next command: cannot be shown whole here, see the link"]
+    lines += ["", link or "Link: see the incident's run"]
+
+    tail = [*_section("Tried:", page.tried or ("nothing",)), *_section("Refused:", page.refused)]
+    books = [line for book in page.runbooks if (url := copied(book.url)) for line in (plain(book.title, 50), url)]
+    tail += ["", *books] if books else []
+    return _fitting(lines, tail, ESCALATION_LIMIT)
+
+
+def pagerduty_note(what: str, *, at: datetime, details: Sequence[str] = (), link: str | None = None) -> str:
+    """A note on a page: when (UTC), what, details line by line, and the link; at most 2,000 characters.
+
+    Source: the document's phase 1, "Note alert time and details".
+    """
+    head = [f"{minute(at)}: {plain(what)}", *([copied(link)] if link and copied(link) else [])]
+    return _fitting(head, [f"- {plain(detail)}" for detail in details], NOTE_LIMIT)
+
+
+def copied(text: str | None) -> str:
+    """`text` if a person can copy it from one line as it is, else nothing."""
+    whole = text and len(text) <= _COPIED_LIMIT and text == redact(clean(text)).strip() and text.isprintable()
+    return text if text and whole else ""
+
+
+def _section(title: str, items: Sequence[str]) -> list[str]:
+    return ["", title, *(line for item in items for line in _wrapped(f"- {plain(item, 200)}"))] if items else []
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, LINE_WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _fitting(head: list[str], tail: list[str], limit: int) -> str:
+    more = "… and more: see the incident's run"
+    text = "\n".join(head)
+    for index, line in enumerate(tail):
+        rest = len(more) + 1 if index < len(tail) - 1 else 0
+        if len(text) + 1 + len(line) + rest > limit:
+            return f"{text}\n{more}"
+        text = f"{text}\n{line}"
+    return text
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

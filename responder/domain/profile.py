@@ -1,0 +1,483 @@
+"""A service profile: everything the responder must know of one service, one model for each section.
+
+The YAML of a profile is read by `read_profile`; its reference in `docs/profile.md` is generated from here.
+"""
+
+import re
+from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+
+from responder.domain.base import Frozen, UtcDatetime
+from responder.domain.documents import load_document
+from responder.domain.evidence import Condition
+from responder.domain.incident import Alert, Kind, Mode, Phase, Severity, lowest_mode
+from responder.domain.predicates import PREDICATES
+
+DRILL_SCALE = 0.1  # clocks of a drill run at a tenth
+
+
+def _plain_argument(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError("an argument is not empty and holds no control characters")
+    return text
+
+
+def _http_url(url: str) -> str:
+    if "@" in urlsplit(url).netloc:
+        raise ValueError("a URL in a profile carries no user name or password; name a secret instead")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError("not an http:// or https:// URL")
+    if not url.isprintable() or " " in url:
+        raise ValueError("a URL holds neither spaces nor control characters")
+    return url
+
+
+def _secret_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Z][A-Z0-9_]{2,63}", name):
+        raise ValueError(
+            "this is the NAME of a secret in capitals, like VELOZ_SSH_KEY; the secret itself is given to "
+            "`incident service add`"
+        )
+    return name
+
+
+def _regex(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError) as error:
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+    return pattern
+
+
+Argument = Annotated[str, AfterValidator(_plain_argument)]
+Command = Annotated[tuple[Argument, ...], Field(min_length=1)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+SecretName = Annotated[str, AfterValidator(_secret_name)]
+Pattern = Annotated[str, AfterValidator(_regex)]
+
+
+class Host(Frozen):
+    """One machine that runs the service."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="Name used everywhere.")
+    address: str = Field(
+        pattern=r"^[A-Za-z0-9:][A-Za-z0-9.:%_-]*$", description="IP address or DNS name that SSH connects to."
+    )
+    port: int = Field(22, ge=1, le=65535, description="SSH port.")
+
+
+class Ssh(Frozen):
+    """How the hosts are reached. Unknown and changed host keys are always refused."""
+
+    user: str = Field(pattern=r"^[a-z_][a-z0-9_.-]*$", description="Login user, never root where it can be.")
+    private_key: SecretName = Field(description="Name of the secret with the private key (PEM text).")
+    known_hosts: str = Field("", description="OpenSSH known_hosts lines of the hosts, as text.")
+    known_hosts_file: str | None = Field(
+        None, description="Path of a known_hosts file, read once by `incident service add`."
+    )
+    connect_timeout_s: float = Field(10, gt=0, le=60, description="Seconds for connect, key exchange, login.")
+    command_timeout_s: float = Field(10, gt=0, le=120, description="Seconds for one reading command.")
+    fence_directory: str = Field(
+        ".incident", min_length=1, description="Where attempts leave their fence; below $HOME if relative."
+    )
+
+
+class Unit(Frozen):
+    """The systemd unit and what belongs to it on a host."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9@:._][A-Za-z0-9@:._-]*$", description="Unit name, without a path.")
+    process_pattern: Pattern = Field("", description="Regular expression of its processes' command lines.")
+    systemctl: Command = Field(("systemctl",), description="How to call systemctl for reading.")
+    journalctl: Command = Field(("journalctl",), description="How to call journalctl for reading.")
+    release_link: str | None = Field(None, description="Symbolic link to the running release, if any.")
+    deployment_processes: tuple[Pattern, ...] = Field(
+        (), description="Regular expressions of command lines that mean: a deployment is running."
+    )
+
+
+class Endpoint(Frozen):
+    """One URL and what a healthy answer looks like. A status of 200 alone proves nothing."""
+
+    url: HttpUrl = Field(description="As seen from where it is probed; `{address}` is the host's address.")
+    expect: dict[str, bool | int | str] = Field(
+        default_factory=dict,
+        description="Dotted JSON fields and their values. Those present must agree, one must be present.",
+    )
+    present: tuple[str, ...] = Field((), description="Dotted JSON fields that must exist, whatever they hold.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Endpoint":
+        if not self.expect and not self.present:
+            raise ValueError("say what a healthy answer holds: `expect` values or `present` fields")
+        return self
+
+
+class Metrics(Frozen):
+    """The Prometheus text endpoint and the names of the families that matter."""
+
+    url: HttpUrl = Field(description="As seen from where it is probed; `{address}` is the host's address.")
+    requests: str = Field(description="Counter of requests.")
+    errors: str = Field(description="Counter of failed requests; may be the same family, narrowed.")
+    errors_where: dict[str, Pattern] = Field(
+        default_factory=dict,
+        description="Labels (name: regular expression) that make a request a failed one.",
+    )
+    latency: str = Field(description="Histogram of request latency in seconds.")
+    scrape_interval_s: float = Field(5, ge=1, le=60, description="Seconds between the two scrapes.")
+
+
+class Endpoints(Frozen):
+    """Where the service is asked how it is. The document: /health, /metrics, /api/orders_state."""
+
+    probe_from: Literal["host", "here"] = Field(
+        "host", description="`host`: curl on each host over SSH; `here`: from this machine."
+    )
+    timeout_s: float = Field(5, gt=0, le=60, description="Seconds for one answer.")
+    health: Endpoint = Field(description="Liveness, the document's quick health check.")
+    engine: Endpoint | None = Field(None, description="What /health does not tell: is the engine alive?")
+    metrics: Metrics | None = Field(None, description="Error rate and latency.")
+    orders: Endpoint | None = Field(None, description="The functional check, saved before a restart.")
+
+
+class SeverityRule(Frozen):
+    """One rule: the level holds when all its conditions do. The first that holds decides."""
+
+    level: Severity = Field(description="The level that it gives.")
+    when: tuple[Condition, ...] = Field((), description="All must hold; none given: always.")
+    kinds: tuple[Kind, ...] = Field((), description="Only for these kinds of incident; none given: all.")
+    reason: str = Field(min_length=1, description="The sentence that people read.")
+
+
+class SeverityLevel(Frozen):
+    """What a level means to people: the document's table, and its clocks."""
+
+    name: str = Field(description="One word, like Critical.")
+    description: str = Field(description="What it means.")
+    examples: tuple[str, ...] = Field((), description="What would be one.")
+    update_every_minutes: int = Field(ge=1, description="Minutes between updates to stakeholders.")
+
+
+class Severities(Frozen):
+    """The levels P1-P4 and the rules that choose one."""
+
+    levels: dict[Severity, SeverityLevel] = Field(description="All four levels.")
+    rules: tuple[SeverityRule, ...] = Field(min_length=1, description="Tried from top to bottom.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Severities":
+        missing = [level.value for level in Severity if level not in self.levels]
+        if missing:
+            raise ValueError(f"describe every level; missing: {', '.join(missing)}")
+        return self
+
+
+class AlertRule(Frozen):
+    """What an alert's name means: its kind, and the predicate that confirms or contradicts it."""
+
+    name: Pattern = Field(description="Regular expression over the whole alert name, in any case.")
+    kind: Kind = Field(Kind.AVAILABILITY, description="Security and risk are for people alone.")
+    confirmed_by: tuple[Condition, ...] = Field(
+        (), description="The alert is real when one of these holds, contradicted when none does."
+    )
+
+
+class Alerts(Frozen):
+    """Which alerts are this service's, and what they mean."""
+
+    match: dict[str, Pattern] = Field(
+        description="Labels (name: regular expression over the whole value) that select this service."
+    )
+    rules: tuple[AlertRule, ...] = Field((), description="The first whose name matches counts.")
+
+
+class Strategies(StrEnum):
+    """The strategies that act. `wait` and a person need no configuration."""
+
+    RESTART = "restart"
+
+
+class Budget(Frozen):
+    """How often a strategy may be tried on one target."""
+
+    attempts: int = Field(ge=0, description="Attempts on one target within the period.")
+    within_minutes: float = Field(gt=0, le=525_600, description="The period, minutes.")
+    per_incident: int = Field(2, ge=0, description="Attempts in one incident, over all targets.")
+
+    def tightened(self, other: "Budget") -> "Budget":
+        """The stricter of the two in each respect."""
+        return Budget(
+            attempts=min(self.attempts, other.attempts),
+            within_minutes=max(self.within_minutes, other.within_minutes),
+            per_incident=min(self.per_incident, other.per_incident),
+        )
+
+
+class Strategy(Frozen):
+    """One way to mitigate: the command, where it may run by itself, and how often."""
+
+    command: Command = Field(description="Argument list run on the target host as the login user.")
+    mode: Mode = Field(Mode.LIVE, description="The ceiling for this strategy.")
+    severities: tuple[Severity, ...] = Field(
+        (Severity.P1, Severity.P2, Severity.P3),
+        description="Severities at which it may run without asking anybody.",
+    )
+    timeout_s: float = Field(180, gt=0, le=3600, description="Seconds until its end is called unknown.")
+    budget: Budget
+
+
+class Window(Frozen):
+    """A period in which nothing is changed automatically (times in UTC).
+
+    Either once, with `starts_at` and `ends_at`, or every week, with `weekdays`, `from_time` and `to_time`.
+    """
+
+    reason: str = Field(description="Shown to whoever is refused.")
+    starts_at: UtcDatetime | None = Field(None, description="Start of a window that is open once.")
+    ends_at: UtcDatetime | None = Field(None, description="Its end.")
+    weekdays: tuple[int, ...] = Field((), description="Every week on these days, 1 Monday to 7 Sunday.")
+    from_time: time | None = Field(None, description="Start of the daily window, UTC.")
+    to_time: time | None = Field(None, description="End of the daily window, UTC.")
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> "Window":
+        dated = [self.starts_at is not None, self.ends_at is not None]
+        weekly = [bool(self.weekdays), self.from_time is not None, self.to_time is not None]
+        if (all(dated), any(weekly)) != (True, False) and (all(weekly), any(dated)) != (True, False):
+            raise ValueError("give `starts_at` and `ends_at`, or `weekdays`, `from_time` and `to_time`")
+        if self.starts_at and self.ends_at and self.starts_at >= self.ends_at:
+            raise ValueError("the window ends before it starts")
+        if any(moment and moment.tzinfo for moment in (self.from_time, self.to_time)):
+            raise ValueError("`from_time` and `to_time` are in UTC; leave the zone out")
+        if any(day not in range(1, 8) for day in self.weekdays):
+            raise ValueError("weekdays go from 1 (Monday) to 7 (Sunday)")
+        return self
+
+    def holds(self, at: datetime) -> bool:
+        """Whether `at` lies in the window. A daily window may pass midnight and is never empty: from 08:00
+        to 08:00 is a whole day.
+        """
+        at = at.astimezone(UTC)
+        if self.starts_at and self.ends_at:
+            return self.starts_at <= at < self.ends_at
+        assert self.from_time is not None
+        assert self.to_time is not None
+        clock, day = at.time(), at.isoweekday()
+        if self.from_time < self.to_time:
+            return day in self.weekdays and self.from_time <= clock < self.to_time
+        yesterday = 7 if day == 1 else day - 1
+        return (day in self.weekdays and clock >= self.from_time) or (
+            yesterday in self.weekdays and clock < self.to_time
+        )
+
+
+class Guardrails(Frozen):
+    """What holds the automation back, whatever it believes."""
+
+    windows: tuple[Window, ...] = Field((), description="Freeze and maintenance windows.")
+    closing_granted: bool = Field(
+        False, description="May close a P1/P2 by itself once confirmed; otherwise a person is asked."
+    )
+
+
+class Sla(Frozen):
+    """What "back to normal" means."""
+
+    error_share: float = Field(0.01, ge=0, le=1, description="Failed of all requests, 0 to 1.")
+    latency_p99_s: float = Field(1.0, gt=0, description="99th percentile of latency, seconds.")
+    availability_percent: float = Field(99.9, ge=0, le=100, description="Promised availability, 30 days.")
+
+
+class Clocks(Frozen):
+    """Every clock, in seconds. A drill runs them at a tenth; the bounds are for production."""
+
+    run_lease_s: float = Field(30, ge=15, le=600, description="Without renewal the run is taken up again.")
+    page_lease_s: float = Field(240, ge=60, le=3600, description="Snooze of an acknowledged page.")
+    step_s: float = Field(180, ge=60, le=3600, description="A reading step should have ended by then.")
+    find_page_s: float = Field(15, ge=5, le=120, description="Looking for the alert's page before opening one.")
+    verify_window_s: float = Field(30, ge=10, le=1800, description="How long a mitigation must hold.")
+    settle_s: float = Field(60, ge=10, le=3600, description="After an action, until it must show an effect.")
+    confirm_window_s: float = Field(60, ge=15, le=3600, description="How long all checks must stay healthy.")
+    confirm_deadline_s: float = Field(300, ge=60, le=7200, description="Until confirming is given up.")
+    samples: int = Field(3, ge=3, le=50, description="Healthy samples in a row, spread over a window.")
+    observe_s: float = Field(300, ge=60, le=3600, description="Deadline of the strategy `wait`.")
+    close_form_s: float = Field(3600, ge=300, le=86400, description="Waiting for a person to close.")
+
+    def for_drill(self) -> "Clocks":
+        """The same clocks at a tenth of the time (counts stay as they are)."""
+        scaled = {
+            name: value * DRILL_SCALE if name.endswith("_s") else value
+            for name, value in self.model_dump().items()
+        }
+        return Clocks.model_construct(**scaled)
+
+
+class Contact(Frozen):
+    """A role, whom to reach first and whom when that fails. The document's "Emergency Contacts"."""
+
+    role: str = Field(description="Like `On-call Engineer`.")
+    primary: str = Field(description="`pagerduty:NAME`, `slack:#channel` or free text for people.")
+    backup: str | None = Field(None, description="The same, for when the primary cannot be reached.")
+
+
+class Runbook(Frozen):
+    """A link that people are shown."""
+
+    title: str = Field(description="What people read.")
+    url: str = Field(description="Where it is.")
+
+
+class PagerDutyAccess(Frozen):
+    """The PagerDuty service of this profile."""
+
+    api_token: SecretName = Field(description="Name of the secret with a REST API token.")
+    routing_key: SecretName = Field(description="Name of the secret with the Events v2 integration key.")
+    from_email: str = Field(description="The user in whose name changes are made.")
+    requester_id: str = Field(description="Id of that user, who requests responders.")
+    service_id: str = Field(description="Id of the PagerDuty service.")
+    escalation_policy_id: str = Field(description="Policy that is paged.")
+    api_url: HttpUrl = Field("https://api.pagerduty.com", description="Base URL of the REST API.")
+    events_url: HttpUrl = Field("https://events.pagerduty.com", description="Base URL of the Events API.")
+
+
+class SlackAccess(Frozen):
+    """The Slack workspace of this profile."""
+
+    token: SecretName = Field(description="Name of the secret with a bot token.")
+    stakeholder_channel: str | None = Field(None, description="Channel that gets the three notices, too.")
+    backup_channel: str | None = Field(None, description="Told when the page cannot be delivered.")
+    base_url: HttpUrl = Field("https://slack.com/api/", description="Base URL of the Web API.")
+
+
+class Profile(Frozen):
+    """A service. A new profile begins as dry-run: raise `mode` when you trust it."""
+
+    schema_version: Literal[1] = Field(description="Version of the file's format.")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,49}$", description="Lower-case name of the service.")
+    description: str = Field("", description="What it does and for whom, one sentence.")
+    component: str = Field("", description="What customers call it, used in notices.")
+    mode: Mode = Field(Mode.DRY_RUN, description="The ceiling: dry-run, shadow or live.")
+    drill: bool = Field(False, description="A drill's profile: every clock runs at a tenth.")
+    hosts: tuple[Host, ...] = Field(min_length=1)
+    ssh: Ssh
+    unit: Unit
+    endpoints: Endpoints
+    severities: Severities
+    alerts: Alerts
+    strategies: dict[Strategies, Strategy] = Field(
+        default_factory=dict, description="What may be done; whatever is not here is never done."
+    )
+    guardrails: Guardrails = Guardrails()
+    sla: Sla = Sla()
+    clocks: Clocks = Clocks()
+    phase_budgets_minutes: dict[Phase, float] = Field(
+        default_factory=lambda: {Phase.TRIAGE: 5.0, Phase.DIAGNOSE: 15.0, Phase.MITIGATE: 30.0},
+        description="Minutes from the alert within which each phase should have ended.",
+    )
+    contacts: tuple[Contact, ...] = Field((), description="Roles named in the post-mortem.")
+    runbooks: tuple[Runbook, ...] = Field((), description="Links shown to whoever is paged.")
+    pagerduty: PagerDutyAccess | None = None
+    slack: SlackAccess | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Profile":
+        for what, names in (
+            ("host name", [host.name.lower() for host in self.hosts]),
+            ("host address and port", [f"{host.address.lower()}:{host.port}" for host in self.hosts]),
+        ):
+            doubled = sorted({name for name in names if names.count(name) > 1})
+            if doubled:
+                raise ValueError(f"{what} used twice: {', '.join(doubled)}")
+        if len(self.hosts) > 1 and self.name in [host.name for host in self.hosts]:
+            raise ValueError(f"a host is called {self.name} like the service; what was seen where would mix")
+        for name in self.condition_predicates():
+            if name not in PREDICATES:
+                raise ValueError(f"no predicate is called {name!r}; there are: {', '.join(sorted(PREDICATES))}")
+        return self
+
+    def condition_predicates(self) -> list[str]:
+        """Names of all predicates that the profile's conditions use."""
+        conditions = [c for rule in self.severities.rules for c in rule.when]
+        conditions += [c for rule in self.alerts.rules for c in rule.confirmed_by]
+        return [c.predicate for c in conditions if c.predicate]
+
+    def action_deadline_s(self, strategy: str) -> float:
+        """Seconds until an attempt of `strategy` should have ended, with looking before and asking after."""
+        longest = max((known.timeout_s for known in self.strategies.values()), default=0.0)
+        configured = self.strategies.get(Strategies(strategy)) if strategy in list(Strategies) else None
+        return (configured.timeout_s if configured else longest) + self.clock.step_s
+
+    @property
+    def clock(self) -> Clocks:
+        """The clocks in force."""
+        return self.clocks.for_drill() if self.drill else self.clocks
+
+    def secret_names(self) -> list[str]:
+        """Every secret that the profile names, without repetition."""
+        names = [self.ssh.private_key]
+        if self.pagerduty:
+            names += [self.pagerduty.api_token, self.pagerduty.routing_key]
+        if self.slack:
+            names.append(self.slack.token)
+        return list(dict.fromkeys(names))
+
+    def selects(self, alert: Alert) -> bool:
+        """Whether the alert's labels are this service's. Every configured label must match."""
+        return bool(self.alerts.match) and all(
+            label in alert.labels and re.fullmatch(pattern, alert.labels[label], re.IGNORECASE)
+            for label, pattern in self.alerts.match.items()
+        )
+
+    def rule_for(self, alert: Alert) -> AlertRule | None:
+        """The first rule whose pattern matches the alert's name, in any case (`VeloZ`, `Veloz`)."""
+        return next(
+            (rule for rule in self.alerts.rules if re.fullmatch(rule.name, alert.name, re.IGNORECASE)), None
+        )
+
+    def window_at(self, at: datetime) -> Window | None:
+        """The freeze or maintenance window that holds at `at`, if any."""
+        return next((window for window in self.guardrails.windows if window.holds(at)), None)
+
+
+def read_profile(text: str, *, source: str) -> Profile:
+    """The profile in `text`. Raises `ProfileError` with line and nearest key for each mistake."""
+    return load_document(text, Profile, source=source)
+
+
+def tightened(kept: Profile, current: Profile) -> Profile:
+    """The profile of an open incident: as it was at the opening, made stricter by later edits, never looser."""
+    strategies = {
+        name: strategy.model_copy(
+            update={
+                "mode": lowest_mode(strategy.mode, later.mode),
+                "severities": tuple(s for s in strategy.severities if s in later.severities),
+                "budget": strategy.budget.tightened(later.budget),
+            }
+        )
+        for name, strategy in kept.strategies.items()
+        if (later := current.strategies.get(name))
+    }
+    windows = dict.fromkeys((*kept.guardrails.windows, *current.guardrails.windows))
+    closing = kept.guardrails.closing_granted and current.guardrails.closing_granted
+    return kept.model_copy(
+        update={
+            "mode": lowest_mode(kept.mode, current.mode),
+            "strategies": strategies,
+            "guardrails": Guardrails(windows=tuple(windows), closing_granted=closing),
+        }
+    )
+
+
+def review_days(severity: Severity) -> int | None:
+    """Days until the post-mortem's review: 2 for P1/P2, 7 for P3, none for P4 (document, phase 5)."""
+    return {Severity.P1: 2, Severity.P2: 2, Severity.P3: 7}.get(severity)
+
+
+def review_date(severity: Severity, resolved: date) -> date | None:
+    """The day by which the post-mortem is to be reviewed, or None."""
+    days = review_days(severity)
+    return resolved + timedelta(days=days) if days else None
