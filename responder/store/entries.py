@@ -1,0 +1,96 @@
+"""The store's own knowledge of an incident as timeline entries."""
+
+from responder.domain.timeline import Entry
+from responder.store.store import Store
+from responder.store.tables import MessageRow
+
+# What a message is to people, by its kind, or by the key of a post.
+_MESSAGES = {
+    "find": "find and acknowledge the alert's page",
+    "open": "open a page where there is none",
+    "page": "page additional responders",
+    "escalate": "page a person: help is needed",
+    "note": "note on the page",
+    "resolve": "resolve the page",
+    "create_channel": "create the incident's channel",
+    "initial": "initial notice",
+    "escalation": "call for a person",
+    "resolution": "resolution notice",
+    "closed": "closing notice",
+    "update": "status update",
+    "review": "reminder of the review",
+    "backup": "tell the backup contact",
+}
+_CHANNELS = {
+    "pagerduty": "PagerDuty",
+    "slack": "Slack",
+    "slack-backup": "Slack (backup)",
+    "slack-stakeholders": "Slack (stakeholders)",
+}
+
+
+def store_entries(store: Store, incident_id: str) -> tuple[Entry, ...]:
+    """What the store knows happened: alerts, phases, attempts, decisions, messages, the ending."""
+    row = store.incident(incident_id)
+    entries = [
+        Entry(at=row.opened_at, id=f"incident:{row.id}", source="run", text=f"incident opened: {row.summary}")
+    ]
+    for number, alert in enumerate(store.alerts(incident_id)):
+        at = alert.starts_at or row.opened_at
+        text = f"alert {alert.name} fires{': ' + alert.summary if alert.summary else ''}"
+        entries.append(Entry(at=at, id=f"alert:{number}", source="alert", text=text))
+    for phase in store.phases(incident_id):
+        text = f"{phase.name} begins" + (f" (begun {phase.starts} times)" if phase.starts > 1 else "")
+        entries.append(Entry(at=phase.started_at, id=f"phase:{phase.name}", source="phase", text=text))
+        if phase.ended_at and phase.outcome:
+            words = (
+                phase.outcome.get("reason")
+                or phase.outcome.get("progress")
+                or phase.outcome.get("severity_reason")
+            )
+            entries.append(
+                Entry(
+                    at=phase.ended_at,
+                    id=f"phase:{phase.name}:end",
+                    source="phase",
+                    text=f"{phase.name} ends: {words or 'done'}",
+                )
+            )
+    for attempt in store.attempts(incident_id):
+        name = f"{attempt.strategy} on {attempt.target}"
+        entries.append(
+            Entry(at=attempt.intent_at, id=f"attempt:{attempt.id}", source="attempt", text=f"intent: {name}")
+        )
+        if attempt.acted_at:
+            entries.append(
+                Entry(at=attempt.acted_at, id=f"attempt:{attempt.id}:act", source="attempt", text=f"begun: {name}")
+            )
+        if attempt.ended_at:
+            entries.append(
+                Entry(
+                    at=attempt.ended_at,
+                    id=f"attempt:{attempt.id}:end",
+                    source="attempt",
+                    text=f"{attempt.state}: {name}: {attempt.reason}",
+                )
+            )
+    entries += [
+        Entry(at=d.at, id=f"decision:{d.id}", source="decision", text=f"{d.who}: {d.what}, because {d.why}")
+        for d in store.decisions(incident_id)
+    ]
+    for message in store.messages(incident_id):
+        entries.append(
+            Entry(
+                at=message.sent_at or message.created_at,
+                id=f"message:{message.number}",
+                source="message",
+                text=f"{_told(message)}: {message.state}" + (f" ({message.error})" if message.error else ""),
+            )
+        )
+    return tuple(entries)
+
+
+def _told(message: MessageRow) -> str:
+    key = message.id.rpartition(":")[2].partition("-")[0]
+    words = _MESSAGES.get(key if message.kind == "post" else message.kind, message.kind.replace("_", " "))
+    return f"{_CHANNELS.get(message.channel, message.channel)}, {words}"

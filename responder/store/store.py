@@ -1,0 +1,652 @@
+"""The store: one object for one database, SQLite by default, PostgreSQL by URL.
+
+Every write of an incident's run checks its epoch: a run that has been replaced writes nothing more.
+"""
+
+import json
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from sqlalchemy import Engine, create_engine, delete, event, func, inspect, select, text, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from responder.domain.base import now, storable
+from responder.domain.errors import PermanentError, StaleEpochError
+from responder.domain.escaping import bound
+from responder.domain.evidence import Dossier, Evidence
+from responder.domain.guardrails import PastAttempt
+from responder.domain.incident import Alert, Ending, Kind, Mode, Severity
+from responder.domain.profile import Profile
+from responder.domain.redaction import redact
+from responder.store.tables import (
+    AlertRow,
+    AttemptRow,
+    DecisionRow,
+    EvidenceRow,
+    IncidentRow,
+    KeeperRow,
+    LeaseRow,
+    MessageRow,
+    PhaseRow,
+    ReadingRow,
+    RecordRow,
+    SwitchRow,
+)
+
+SCHEMA = "0001"  # the newest migration
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATION_LOCK = 7_402_113  # any number; PostgreSQL's advisory lock, so that two starts do not collide
+KEEPER_ALIVE = timedelta(seconds=15)
+_OVERTAKEN_AT_MOST = 5
+REASON_CHARACTERS = 4_000
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _finds_what_overtook_it(method: Callable[P, R]) -> Callable[P, R]:
+    """Run `method` again when another writer put the same row there first: now it is found.
+
+    A violation that repeating does not cure is raised.
+    """
+
+    @wraps(method)
+    def repeated(*args: P.args, **kwargs: P.kwargs) -> R:
+        for _ in range(_OVERTAKEN_AT_MOST - 1):
+            try:
+                return method(*args, **kwargs)
+            except IntegrityError:
+                continue
+        return method(*args, **kwargs)
+
+    return repeated
+
+
+class Store:
+    """The responder's own database.
+
+    `url` is SQLAlchemy's; `sqlite:///FILE` and `postgresql+psycopg://…` are supported. Methods open a
+    transaction of their own and return detached rows, which are read and never written.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine = _engine(url)
+
+    def migrate(self) -> None:
+        """Bring the schema up to date; safe to call from several processes at once."""
+        with self.engine.connect() as connection:
+            if inspect(connection).has_table("alembic_version"):
+                found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+                if found == SCHEMA:
+                    return
+        # Loading Alembic costs a run's start a good part of a second, and hardly any run has to migrate.
+        from alembic import command
+        from alembic.config import Config
+
+        with self.engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            config = Config()
+            config.set_main_option("script_location", str(_MIGRATIONS))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def _fenced(self, incident_id: str, epoch: int) -> Iterator[tuple[Session, IncidentRow]]:
+        """A transaction that only the incident's current run may write in."""
+        with self._session() as session:
+            row = _locked(session, incident_id)
+            if row.epoch != epoch:
+                raise StaleEpochError(
+                    f"incident {incident_id} was taken up by another run (epoch {row.epoch}, this is {epoch})"
+                )
+            yield session, row
+
+    # --- incidents ---------------------------------------------------------------------------------
+
+    @_finds_what_overtook_it
+    def open_incident(
+        self,
+        *,
+        run_id: str,
+        profile: Profile,
+        summary: str,
+        kind: Kind,
+        mode: Mode,
+        alerts: Sequence[Alert],
+        severity: Severity | None,
+        declared: bool,
+    ) -> IncidentRow:
+        """The incident of this run: found again after a crash, else opened.
+
+        A live incident holds its service and kind. Where another one holds them already, that one is
+        returned: its `run_id` differs, and those alerts that it did not have yet have been added to it.
+        """
+        open_key = f"{profile.name}:{kind.value}" if mode.acts else None
+        with self._session() as session:
+            known = session.scalar(select(IncidentRow).where(IncidentRow.run_id == run_id))
+            if known:
+                return known
+            if open_key:
+                # Locked, so that nobody closes the holder while alerts are given into its care.
+                holder = session.scalar(
+                    select(IncidentRow).where(IncidentRow.open_key == open_key).with_for_update()
+                )
+                if holder:
+                    _add_alerts(session, holder.id, alerts)
+                    return holder
+            row = IncidentRow(
+                id=new_id(),
+                run_id=run_id,
+                open_key=open_key,
+                service=profile.name,
+                kind=kind.value,
+                mode=mode.value,
+                summary=summary,
+                severity=None,
+                severity_floor=severity.value if severity else None,
+                declared=declared,
+                profile=profile.model_dump(mode="json"),
+                opened_at=now(),
+                epoch=0,
+                status="open",
+            )
+            session.add(row)
+            session.flush()
+            _add_alerts(session, row.id, alerts)
+            return row
+
+    def incident(self, incident_id: str) -> IncidentRow:
+        """The incident of that id, or of a unique beginning of it. Raises `PermanentError`."""
+        if not incident_id:
+            raise PermanentError("an incident's id is needed; `incident list` shows them")
+        with self._session() as session:
+            rows = session.scalars(
+                select(IncidentRow).where(IncidentRow.id.startswith(incident_id, autoescape=True)).limit(2)
+            ).all()
+        exact = [row for row in rows if row.id == incident_id]
+        if exact or len(rows) == 1:
+            return (exact or list(rows))[0]
+        problem = "several incidents begin with" if rows else "there is no incident"
+        raise PermanentError(f"{problem} {incident_id!r}; `incident list` shows them")
+
+    def incident_of_run(self, run_id: str) -> IncidentRow | None:
+        """The incident that a flow run works on."""
+        with self._session() as session:
+            return session.scalar(select(IncidentRow).where(IncidentRow.run_id == run_id))
+
+    def incidents(self, *, open_only: bool = False, limit: int = 50) -> Sequence[IncidentRow]:
+        """Incidents, the newest first."""
+        query = select(IncidentRow).order_by(IncidentRow.opened_at.desc()).limit(limit)
+        if open_only:
+            query = query.where(IncidentRow.status == "open")
+        with self._session() as session:
+            return session.scalars(query).all()
+
+    def open_security_incident(self, service: str) -> str | None:
+        """Id of an open security incident of `service`."""
+        with self._session() as session:
+            return session.scalar(
+                select(IncidentRow.id).where(
+                    IncidentRow.service == service,
+                    IncidentRow.kind == Kind.SECURITY.value,
+                    IncidentRow.status == "open",
+                    IncidentRow.open_key.is_not(None),
+                )
+            )
+
+    def profile_of(self, incident_id: str) -> Profile:
+        """The profile as it was when the incident was opened."""
+        return Profile.model_validate(self.incident(incident_id).profile)
+
+    def update_incident(self, incident_id: str, epoch: int, **values: Any) -> None:
+        """Set columns of the incident. Raises `StaleEpochError`."""
+        with self._fenced(incident_id, epoch) as (session, _):
+            session.execute(update(IncidentRow).where(IncidentRow.id == incident_id).values(**values))
+
+    def note_world(self, incident_id: str, **values: Any) -> None:
+        """Set what the keeper learned outside (page, channel): facts, which no epoch guards."""
+        with self._session() as session:
+            session.execute(update(IncidentRow).where(IncidentRow.id == incident_id).values(**values))
+
+    def end_run(self, incident_id: str, epoch: int, ending: Ending) -> None:
+        """Record how the run ended; outcomes that close an incident close it. The lease is given back."""
+        with self._fenced(incident_id, epoch) as (session, row):
+            row.outcome, row.reason = ending.outcome.value, redact(bound(ending.reason, REASON_CHARACTERS))
+            if ending.outcome.closes:
+                _close(row)
+            session.execute(delete(LeaseRow).where(LeaseRow.incident_id == incident_id))
+
+    def close_incident(self, incident_id: str, *, who: str, why: str) -> IncidentRow:
+        """A person closes it. The epoch is raised, so that a run still working on it ends itself."""
+        with self._session() as session:
+            row = _locked(session, incident_id)
+            if row.status == "closed":
+                raise PermanentError(f"incident {incident_id} is closed already ({row.outcome})")
+            _close(row)
+            row.epoch += 1
+            row.outcome = row.outcome or "resolved"
+            session.add(DecisionRow(incident_id=incident_id, at=now(), who=who, what="closed it", why=why))
+            session.execute(delete(LeaseRow).where(LeaseRow.incident_id == incident_id))
+            return row
+
+    def alerts(self, incident_id: str) -> list[Alert]:
+        """The incident's alerts in the order of arrival."""
+        with self._session() as session:
+            rows = session.scalars(
+                select(AlertRow).where(AlertRow.incident_id == incident_id).order_by(AlertRow.id)
+            )
+            return [Alert.model_validate(row.alert) for row in rows]
+
+    # --- phases, evidence, records -----------------------------------------------------------------
+
+    def begin_phase(self, incident_id: str, epoch: int, name: str) -> PhaseRow:
+        """Note that a phase begins; `starts` counts how often it has, `outcome` is set once it ended."""
+        with self._fenced(incident_id, epoch) as (session, _):
+            row: PhaseRow | None = session.scalar(_phase(incident_id, name))
+            if row is None:
+                row = PhaseRow(incident_id=incident_id, name=name, starts=0, started_at=now())
+                session.add(row)
+            if row.outcome is None:
+                row.starts += 1
+            session.flush()
+            return row
+
+    def end_phase(self, incident_id: str, epoch: int, name: str, outcome: dict[str, Any]) -> None:
+        """Keep the outcome of a phase: whoever comes back later skips it."""
+        with self._fenced(incident_id, epoch) as (session, _):
+            row = session.scalars(_phase(incident_id, name)).one()
+            row.outcome, row.ended_at = outcome, now()
+
+    def phases(self, incident_id: str) -> Sequence[PhaseRow]:
+        """The phases begun so far, in order."""
+        with self._session() as session:
+            return session.scalars(
+                select(PhaseRow).where(PhaseRow.incident_id == incident_id).order_by(PhaseRow.id)
+            ).all()
+
+    def add_evidence(self, incident_id: str, epoch: int, phase: str, found: Sequence[Evidence]) -> list[Evidence]:
+        """Keep observations; each gets its id (`e1`, `e2`, …) here."""
+        with self._fenced(incident_id, epoch) as (session, _):
+            taken = session.scalar(
+                select(func.count()).select_from(EvidenceRow).where(EvidenceRow.incident_id == incident_id)
+            )
+            numbered = [
+                item.model_copy(update={"id": f"e{number}"})
+                for number, item in enumerate(found, start=(taken or 0) + 1)
+            ]
+            session.add_all(
+                EvidenceRow(incident_id=incident_id, phase=phase, evidence=item.model_dump(mode="json"))
+                for item in numbered
+            )
+            return numbered
+
+    def dossier(self, incident_id: str, *, phases: Sequence[str] | None = None) -> Dossier:
+        """All the evidence of an incident, or only that of some phases."""
+        query = select(EvidenceRow.evidence).where(EvidenceRow.incident_id == incident_id)
+        if phases is not None:
+            query = query.where(EvidenceRow.phase.in_([str(phase) for phase in phases]))
+        with self._session() as session:
+            rows = session.scalars(query.order_by(EvidenceRow.number))
+            return Dossier(evidence=tuple(Evidence.model_validate(row) for row in rows))
+
+    def keep_record(self, incident_id: str, epoch: int, name: str, content: dict[str, Any]) -> None:
+        """Keep (or replace) a document of the incident."""
+        with self._fenced(incident_id, epoch) as (session, _):
+            row = session.scalar(_record(incident_id, name))
+            if row is None:
+                session.add(RecordRow(incident_id=incident_id, name=name, content=content))
+            else:
+                row.content = content
+
+    def record(self, incident_id: str, name: str) -> dict[str, Any] | None:
+        """A document kept earlier."""
+        with self._session() as session:
+            row = session.scalar(_record(incident_id, name))
+            return row.content if row else None
+
+    # --- attempts and decisions --------------------------------------------------------------------
+
+    def intend(
+        self,
+        incident_id: str,
+        epoch: int,
+        *,
+        step_id: str,
+        strategy: str,
+        target: str,
+        command: Sequence[str],
+        snapshot: dict[str, Any],
+    ) -> AttemptRow:
+        """Commit the intent of an attempt; the one that exists for this step is returned unchanged.
+
+        Read the stop row and budgets before; nothing may be done on the host before this returns. Raises
+        `StaleEpochError` for a closed incident: a run that comes back after a person closed it acts no more.
+        """
+        with self._fenced(incident_id, epoch) as (session, incident):
+            if incident.status == "closed":
+                raise StaleEpochError(f"incident {incident_id} is closed; nothing is tried any more")
+            row = session.scalar(
+                select(AttemptRow).where(AttemptRow.incident_id == incident_id, AttemptRow.step_id == step_id)
+            )
+            if row is None:
+                row = AttemptRow(
+                    id=f"{step_id.lower()[:40]}-{new_id()}",
+                    incident_id=incident_id,
+                    service=incident.service,
+                    step_id=step_id,
+                    strategy=strategy,
+                    target=target,
+                    command=list(command),
+                    state="intended",
+                    epoch=epoch,
+                    intent_at=now(),
+                    snapshot=snapshot,
+                    output="",
+                    reason="",
+                )
+                session.add(row)
+                session.flush()
+            return row
+
+    def update_attempt(self, incident_id: str, epoch: int, attempt_id: str, **values: Any) -> None:
+        """Record what became of an attempt. Raises `PermanentError` when the incident has no such attempt."""
+        with self._fenced(incident_id, epoch) as (session, _):
+            mine = select(AttemptRow.id).where(AttemptRow.id == attempt_id, AttemptRow.incident_id == incident_id)
+            if session.scalar(mine) is None:
+                raise PermanentError(f"incident {incident_id} has no attempt {attempt_id}")
+            session.execute(update(AttemptRow).where(AttemptRow.id == attempt_id).values(**values))
+
+    def attempts(self, incident_id: str) -> Sequence[AttemptRow]:
+        """The incident's attempts in order."""
+        with self._session() as session:
+            return session.scalars(
+                select(AttemptRow).where(AttemptRow.incident_id == incident_id).order_by(AttemptRow.intent_at)
+            ).all()
+
+    def past_attempts(self, service: str, *, besides: str | None = None) -> tuple[PastAttempt, ...]:
+        """All attempts that were or may have been carried out on a service, for the budgets.
+
+        `besides` is left out: an attempt that is taken up again does not count against itself.
+        """
+        with self._session() as session:
+            rows = session.scalars(
+                select(AttemptRow).where(
+                    AttemptRow.service == service,
+                    AttemptRow.state.not_in(["barred", "not_acted"]),
+                    AttemptRow.id != (besides or ""),
+                )
+            )
+            return tuple(
+                PastAttempt(incident_id=r.incident_id, strategy=r.strategy, target=r.target, at=r.intent_at)
+                for r in rows
+            )
+
+    def decide(self, incident_id: str, *, who: str, what: str, why: str) -> None:
+        """Write down a decision and its reason, without secrets; the same one is not written twice."""
+        who, what, why = (redact(bound(words, REASON_CHARACTERS)) for words in (who, what, why))
+        with self._session() as session:
+            same = select(DecisionRow.id).where(
+                DecisionRow.incident_id == incident_id,
+                DecisionRow.who == who,
+                DecisionRow.what == what,
+                DecisionRow.why == why,
+            )
+            if session.scalar(same) is None:
+                session.add(DecisionRow(incident_id=incident_id, at=now(), who=who, what=what, why=why))
+
+    def decisions(self, incident_id: str) -> Sequence[DecisionRow]:
+        """The decisions in order."""
+        with self._session() as session:
+            return session.scalars(
+                select(DecisionRow).where(DecisionRow.incident_id == incident_id).order_by(DecisionRow.id)
+            ).all()
+
+    # --- the outbox --------------------------------------------------------------------------------
+
+    @_finds_what_overtook_it
+    def enqueue(
+        self, incident_id: str, *, channel: str, kind: str, body: dict[str, Any], key: str | None = None
+    ) -> None:
+        """Put a message into the outbox. With a `key` it is put there once for the incident.
+
+        Messages of an incident that does not act are kept as `withheld`: shown, never sent.
+        """
+        message_id = f"{incident_id}:{channel}:{key}" if key else new_id()
+        with self._session() as session:
+            if session.scalar(select(MessageRow.number).where(MessageRow.id == message_id)) is not None:
+                return
+            mode = session.scalar(select(IncidentRow.mode).where(IncidentRow.id == incident_id))
+            session.add(
+                MessageRow(
+                    id=message_id,
+                    incident_id=incident_id,
+                    channel=channel,
+                    kind=kind,
+                    body=body,
+                    state="waiting" if mode == Mode.LIVE.value else "withheld",
+                    created_at=now(),
+                    next_at=now(),
+                    error="",
+                )
+            )
+
+    def due_messages(self, at: datetime) -> Sequence[MessageRow]:
+        """The first waiting message of each incident and channel, where its time has come."""
+        first = (
+            select(func.min(MessageRow.number))
+            .where(MessageRow.state == "waiting")
+            .group_by(MessageRow.incident_id, MessageRow.channel)
+        )
+        with self._session() as session:
+            return session.scalars(
+                select(MessageRow)
+                .where(MessageRow.number.in_(first), MessageRow.next_at <= at)
+                .order_by(MessageRow.number)
+            ).all()
+
+    def settle_message(
+        self, number: int, *, state: str, error: str = "", retry_at: datetime | None = None
+    ) -> None:
+        """Record one try of sending: `sent`, `failed` (given up) or `waiting` (again at `retry_at`)."""
+        with self._session() as session:
+            row = session.get_one(MessageRow, number)
+            row.state, row.error, row.tries = state, error, row.tries + 1
+            row.sent_at = now() if state == "sent" else None
+            row.next_at = retry_at or row.next_at
+
+    def messages(self, incident_id: str) -> Sequence[MessageRow]:
+        """The incident's messages in order."""
+        with self._session() as session:
+            return session.scalars(
+                select(MessageRow).where(MessageRow.incident_id == incident_id).order_by(MessageRow.number)
+            ).all()
+
+    # --- leases ------------------------------------------------------------------------------------
+
+    def begin_run(self, incident_id: str, *, holder: str, lease_s: float) -> int:
+        """Take the run's lease and raise the epoch: any older run of the incident ends itself."""
+        with self._session() as session:
+            row = _locked(session, incident_id)
+            row.epoch += 1
+            lease = session.get(LeaseRow, incident_id)
+            until = now() + timedelta(seconds=lease_s)
+            if lease is None:
+                session.add(
+                    LeaseRow(
+                        incident_id=incident_id, holder=holder, expires_at=until, step="", step_deadline=until
+                    )
+                )
+            else:
+                lease.holder, lease.expires_at, lease.step_deadline = holder, until, until
+            return row.epoch
+
+    def renew_run(self, incident_id: str, epoch: int, *, lease_s: float) -> None:
+        """Renew the run's lease. Raises `StaleEpochError` when another run has it."""
+        with self._fenced(incident_id, epoch) as (session, _):
+            session.execute(
+                update(LeaseRow)
+                .where(LeaseRow.incident_id == incident_id)
+                .values(expires_at=now() + timedelta(seconds=lease_s))
+            )
+
+    def begin_step(self, incident_id: str, epoch: int, step: str, *, deadline_s: float) -> None:
+        """Note the current step: the page's lease is renewed only within its deadline."""
+        with self._fenced(incident_id, epoch) as (session, _):
+            session.execute(
+                update(LeaseRow)
+                .where(LeaseRow.incident_id == incident_id)
+                .values(step=step, step_deadline=now() + timedelta(seconds=deadline_s))
+            )
+
+    def take_over_lease(self, incident_id: str, *, holder: str, lease_s: float) -> bool:
+        """The keeper takes a lapsed lease and raises the epoch; False when it did not lapse after all."""
+        with self._session() as session:
+            row = _locked(session, incident_id)
+            lease = session.get(LeaseRow, incident_id)
+            if lease is None or lease.expires_at > now():
+                return False
+            row.epoch += 1
+            lease.holder, lease.expires_at = holder, now() + timedelta(seconds=lease_s)
+            return True
+
+    def count_take_up(self, incident_id: str) -> int:
+        """Count one more time that the run was taken up; returns how often it has been."""
+        with self._session() as session:
+            row = session.get_one(IncidentRow, incident_id, with_for_update=True)
+            row.take_ups += 1
+            return row.take_ups
+
+    def leases(self) -> Sequence[tuple[LeaseRow, IncidentRow]]:
+        """Every lease with its incident."""
+        with self._session() as session:
+            rows = session.execute(
+                select(LeaseRow, IncidentRow).join(IncidentRow, IncidentRow.id == LeaseRow.incident_id)
+            )
+            return [(lease, incident) for lease, incident in rows]
+
+    def renew_page(self, incident_id: str, until: datetime) -> None:
+        """Note until when PagerDuty is quiet."""
+        with self._session() as session:
+            session.execute(update(LeaseRow).where(LeaseRow.incident_id == incident_id).values(page_until=until))
+
+    # --- the stop row, readings, the keeper --------------------------------------------------------
+
+    def stop(self, *, stopped: bool, who: str, why: str) -> None:
+        """Stop everything, or lift it. Every flip stays recorded."""
+        with self._session() as session:
+            session.add(SwitchRow(stopped=stopped, at=now(), who=who, why=why))
+
+    def stopped(self) -> str | None:
+        """Who stopped everything, when and why; None while it may act."""
+        with self._session() as session:
+            row = session.scalar(select(SwitchRow).order_by(SwitchRow.id.desc()).limit(1))
+            return f"{row.who} at {row.at:%Y-%m-%d %H:%M} UTC: {row.why}" if row and row.stopped else None
+
+    @_finds_what_overtook_it
+    def remember_readings(self, service: str, readings: Sequence[tuple[str, str, str]]) -> None:
+        """Keep the last known (host, check, verdict) of a service."""
+        with self._session() as session:
+            for host, name, verdict in readings:
+                row = session.scalar(
+                    select(ReadingRow).where(
+                        ReadingRow.service == service, ReadingRow.host == host, ReadingRow.name == name
+                    )
+                )
+                if row is None:
+                    row = ReadingRow(service=service, host=host, name=name, verdict=verdict, at=now())
+                    session.add(row)
+                row.verdict, row.at = verdict, now()
+
+    def known_unknowns(self, service: str) -> frozenset[tuple[str, str]]:
+        """(host, check) that could not be read the last time either, before the fault."""
+        with self._session() as session:
+            rows = session.execute(
+                select(ReadingRow.host, ReadingRow.name).where(
+                    ReadingRow.service == service, ReadingRow.verdict == "unknown"
+                )
+            )
+            return frozenset((host, name) for host, name in rows)
+
+    @_finds_what_overtook_it
+    def keeper_beats(self, holder: str) -> None:
+        """The keeper's heartbeat."""
+        with self._session() as session:
+            session.merge(KeeperRow(id=1, holder=holder, seen_at=now()))
+
+    def keeper_alive(self) -> bool:
+        """Whether a keeper has been seen within the last seconds."""
+        with self._session() as session:
+            row = session.get(KeeperRow, 1)
+            return bool(row and now() - row.seen_at < KEEPER_ALIVE)
+
+
+def new_id() -> str:
+    """Twelve random hexadecimal digits."""
+    return uuid.uuid4().hex[:12]
+
+
+def _engine(url: str) -> Engine:
+    dumps: dict[str, Any] = {
+        "json_serializer": lambda value: json.dumps(storable(value), ensure_ascii=False, allow_nan=False)
+    }
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True, **dumps)
+    engine = create_engine(url, connect_args={"timeout": 30}, **dumps)
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # transactions are begun below, not by the driver
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        # A deferred transaction that reads before it writes can be refused in the middle; this one waits.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _locked(session: Session, incident_id: str) -> IncidentRow:
+    row = session.get(IncidentRow, incident_id, with_for_update=True)
+    if row is None:
+        raise PermanentError(f"there is no incident {incident_id}; `incident list` shows them")
+    return row
+
+
+def _close(row: IncidentRow) -> None:
+    row.status, row.open_key = "closed", None
+    row.closed_at = now()
+
+
+def _add_alerts(session: Session, incident_id: str, alerts: Sequence[Alert]) -> None:
+    known = list(session.scalars(select(AlertRow.alert).where(AlertRow.incident_id == incident_id)))
+    for alert in (alert.model_dump(mode="json") for alert in alerts):
+        # A monitoring system repeats itself, and so does a run that is taken up again.
+        if alert not in known:
+            session.add(AlertRow(incident_id=incident_id, received_at=now(), alert=alert))
+            known.append(alert)
+
+
+def _phase(incident_id: str, name: str) -> Any:
+    return select(PhaseRow).where(PhaseRow.incident_id == incident_id, PhaseRow.name == name)
+
+
+def _record(incident_id: str, name: str) -> Any:
+    return select(RecordRow).where(RecordRow.incident_id == incident_id, RecordRow.name == name)
