@@ -1,0 +1,1 @@
+"""The small loop that keeps promises: leases, outbox, clocks, and taking up runs that crashed."""

@@ -1,0 +1,48 @@
+"""The keeper's credentials, kept in memory so that people can be told while Prefect is down."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import httpx
+from prefect.exceptions import PrefectException
+
+from blocks.pagerduty import PagerDuty
+from blocks.service import load_pagerduty, load_slack
+from blocks.slack import Slack
+from responder.domain.errors import PermanentError, TransientError
+
+Block = TypeVar("Block")
+FRESH_S = 60.0
+
+
+class Access:
+    """Loads PagerDuty and Slack of a service from Prefect, and remembers them when Prefect does not answer."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[float, Any]] = {}
+
+    def pagerduty(self, service: str) -> PagerDuty:
+        """The service's PagerDuty. Raises `PermanentError` (not saved) or `TransientError` (Prefect is down)."""
+        return self._get("pagerduty", service, load_pagerduty)
+
+    def slack(self, service: str) -> Slack:
+        """The service's Slack. Raises like `pagerduty`."""
+        return self._get("slack", service, load_slack)
+
+    def _get(self, system: str, service: str, load: Callable[[str], Block]) -> Block:
+        loaded_at, block = self._known.get((system, service), (None, None))
+        if loaded_at is not None and time.monotonic() - loaded_at < FRESH_S:
+            return block  # type: ignore[return-value]
+        try:
+            block = load(service)
+        except PermanentError:
+            self._known.pop((system, service), None)
+            raise
+        except (httpx.HTTPError, PrefectException) as error:
+            if loaded_at is None:
+                raise TransientError(f"Prefect does not hand out the access to {system}: {error}") from error
+            logging.getLogger(__name__).warning("Prefect is silent; the known access to %s is used", system)
+        self._known[(system, service)] = (time.monotonic(), block)
+        return block  # type: ignore[return-value]

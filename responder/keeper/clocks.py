@@ -1,0 +1,26 @@
+"""Our own deadlines for forms: nobody's silence is taken for consent."""
+
+import logging
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectException
+
+from responder.domain.base import now
+from responder.store import Store
+
+WAITING = "waiting for a person to close"
+
+
+def answer_overdue_forms(store: Store) -> None:
+    """Answer "keep open" for people who did not answer the closing form in time."""
+    for lease, incident in store.leases():
+        if lease.step != WAITING or lease.step_deadline > now():
+            continue
+        answer = {"decision": "keep open", "by": "deadline", "why": "nobody answered in time"}
+        try:
+            with get_client(sync_client=True) as client:
+                client.resume_flow_run(UUID(incident.run_id), run_input=answer)
+        except (httpx.HTTPError, PrefectException) as error:
+            logging.getLogger(__name__).warning("the form of %s could not be answered: %s", incident.id, error)

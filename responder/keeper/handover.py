@@ -1,0 +1,32 @@
+"""Handing an incident to a person when no run is left that could."""
+
+from blocks.run_history import run_url
+from responder.domain.incident import Ending, Severity
+from responder.domain.notices import Escalation, for_slack, render_escalation
+from responder.domain.profile import Profile
+from responder.store import Store
+
+
+def hand_over(store: Store, incident_id: str, ending: Ending) -> None:
+    """Page a person with what is known, and record how the run ended. The incident stays open."""
+    row = store.incident(incident_id)
+    profile = Profile.model_validate(row.profile)
+    link = run_url(row.run_id)
+    text = render_escalation(
+        Escalation(
+            severity=Severity(row.severity or Severity.P1),
+            service=row.service,
+            what_is_wrong=f"{row.summary}: {ending.reason}",
+            tried=tuple(f"{a.strategy} on {a.target}: {a.state}" for a in store.attempts(incident_id)),
+            next_command=f"incident show {row.id}",
+            link=link,
+            runbooks=profile.runbooks,
+        )
+    )
+    body = {"text": text, "summary": f"{row.severity or ''} {row.service}: {row.summary}".strip(), "link": link}
+    if profile.pagerduty:
+        store.enqueue(incident_id, channel="pagerduty", kind="escalate", body=body, key="escalate")
+    if profile.slack:
+        kind = "post" if profile.pagerduty else "escalate"
+        store.enqueue(incident_id, channel="slack", kind=kind, body={"text": for_slack(text)}, key="escalation")
+    store.end_run(incident_id, row.epoch, ending)
