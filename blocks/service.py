@@ -1,0 +1,117 @@
+"""A service as it is saved in Prefect: its profile, and the blocks that carry its secrets."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from pydantic import Field, SecretStr
+
+from blocks.ssh import SSHCredentials
+from responder.domain.errors import PermanentError
+from responder.domain.profile import Profile
+
+if TYPE_CHECKING:
+    # Only the keeper and the command line speak to these: an incident's run starts faster without the SDKs.
+    from blocks.pagerduty import PagerDuty
+    from blocks.slack import Slack
+
+Kind = TypeVar("Kind", bound=Block)
+
+
+class Service(Block):
+    """One service: its profile. Secrets lie in the blocks of the same name, one for each system."""
+
+    _block_type_name = "Incident service"
+    _block_type_slug = "incident-service"
+    _description = "A service that the incident responder looks after. Written by `incident service add`."
+
+    profile: dict[str, Any] = Field(description="The profile, as `docs/profile.md` describes it.")
+
+    def read(self) -> Profile:
+        """The validated profile."""
+        return Profile.model_validate(self.profile)
+
+
+def save_service(profile: Profile, secrets: Mapping[str, str]) -> None:
+    """Save a profile and its secrets as blocks named after the service, replacing earlier ones.
+
+    `secrets` maps each name of `profile.secret_names()` to its value.
+    """
+    from blocks.pagerduty import PagerDuty
+    from blocks.slack import Slack
+
+    _ssh(profile, secrets).save(profile.name, overwrite=True)
+    if profile.pagerduty:
+        access = profile.pagerduty
+        PagerDuty(
+            api_token=SecretStr(secrets[access.api_token]),
+            routing_key=SecretStr(secrets[access.routing_key]),
+            from_email=access.from_email,
+            requester_id=access.requester_id,
+            service_id=access.service_id,
+            escalation_policy_id=access.escalation_policy_id,
+            api_url=access.api_url,
+            events_url=access.events_url,
+        ).save(profile.name, overwrite=True)
+    if profile.slack:
+        Slack(token=SecretStr(secrets[profile.slack.token]), base_url=profile.slack.base_url).save(
+            profile.name, overwrite=True
+        )
+    # Last, so that a service that can be found has all its blocks.
+    Service(profile=profile.model_dump(mode="json")).save(profile.name, overwrite=True)
+
+
+def saved_services() -> list[str]:
+    """The names of all saved services, in order."""
+    with get_client(sync_client=True) as client:
+        answer = client._client.post(
+            "/block_documents/filter",
+            json={"block_types": {"slug": {"any_": [Service.get_block_type_slug()]}}, "limit": 200},
+        )
+        answer.raise_for_status()
+        return sorted(document["name"] for document in answer.json())
+
+
+def load_profile(name: str) -> Profile:
+    """The saved profile. Raises `PermanentError` when there is none of that name."""
+    return _load(Service, name).read()
+
+
+def load_ssh(name: str) -> SSHCredentials:
+    """The service's SSH access. Raises `PermanentError` when it is not saved."""
+    return _load(SSHCredentials, name)
+
+
+def load_pagerduty(name: str) -> "PagerDuty":
+    """The service's PagerDuty access. Raises `PermanentError` when it is not saved."""
+    from blocks.pagerduty import PagerDuty
+
+    return _load(PagerDuty, name)
+
+
+def load_slack(name: str) -> "Slack":
+    """The service's Slack access. Raises `PermanentError` when it is not saved."""
+    from blocks.slack import Slack
+
+    return _load(Slack, name)
+
+
+def _load(kind: type[Kind], name: str) -> Kind:
+    try:
+        # Flows are asynchronous, and there Prefect would hand out a coroutine of its own accord.
+        return cast(Kind, kind.load(name, _sync=True))  # type: ignore[call-arg]
+    except ValueError as error:
+        raise PermanentError(
+            f"no {kind._block_type_name} is saved as {name!r}; `incident service add FILE` saves it, "
+            "`incident service list` shows what there is"
+        ) from error
+
+
+def _ssh(profile: Profile, secrets: Mapping[str, str]) -> SSHCredentials:
+    return SSHCredentials(
+        user=profile.ssh.user,
+        private_key=SecretStr(secrets[profile.ssh.private_key]),
+        known_hosts=profile.ssh.known_hosts,
+        connect_timeout_s=profile.ssh.connect_timeout_s,
+    )

@@ -1,0 +1,527 @@
+"""SSH to one host at a time: bounded reads on a shared connection, changes on connections of their own.
+
+Paramiko's exceptions become ours here and nowhere else. When connecting fails (`TransientError`,
+`PermanentError`, `HostKeyError`) nothing was sent. A connection lost later is a `TransientError` for a
+read, which is harmless, and an `OutcomeUnknownError` for a change.
+"""
+
+import base64
+import contextlib
+import hmac
+import io
+import logging
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from types import TracebackType
+from typing import Self
+
+import paramiko
+from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
+from prefect.blocks.core import Block
+from pydantic import Field, SecretStr
+
+from responder.domain import shell
+from responder.domain.commands import ChangeState, CommandResult, Fence, decode
+from responder.domain.errors import HostKeyError, OutcomeUnknownError, PermanentError, TransientError
+
+_WINDOW = 2 * 1024 * 1024
+"""Bytes a host may send ahead of us: no round trips inside a usual answer, and a bound on what piles up."""
+
+_TICK_S = 0.02
+"""How long a quiet stdout is waited for before stderr and the exit status are looked at; data wakes at once."""
+
+_GRACE_S = 0.5
+"""How long the output may be quiet after the exit status while something else holds the pipe open."""
+
+_SESSION_REFUSED_S = 2.0
+"""How long to ask again when the server still counts the last command (sshd_config(5), MaxSessions)."""
+
+# Cheapest first where both sides have it: the key exchange is most of what a connection costs.
+_KEX = ("curve25519-sha256@libssh.org",)
+_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
+
+_LOST = (paramiko.SSHException, EOFError, OSError)
+
+# Transport threads log tracebacks of what we raise anyway, and without a handler Python prints them. Only our
+# transports log here; add a handler to look.
+_TRANSPORT_LOG = logging.getLogger("paramiko.transport.incident")
+_TRANSPORT_LOG.addHandler(logging.NullHandler())
+_TRANSPORT_LOG.propagate = False
+
+
+class _PromptSocket(socket.socket):
+    """Acknowledges at once where the kernel can (tcp(7), TCP_QUICKACK).
+
+    Under Nagle's algorithm sshd keeps its answer to a connection's first request until we have acknowledged
+    what it sent before, and by default that takes us 40 ms: twice as long as all the rest.
+    """
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        data = super().recv(size, flags)
+        if hasattr(socket, "TCP_QUICKACK"):
+            with contextlib.suppress(OSError):  # closed meanwhile: the next recv says so
+                self.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        return data
+
+
+class SSHConnection:
+    """An authenticated connection to one host, for reads; a context manager. Made by `SSHCredentials.connect`."""
+
+    def __init__(self, transport: paramiko.Transport, where: str, output_cap_bytes: int) -> None:
+        self._transport = transport
+        self._where = where
+        self._output_cap_bytes = output_cap_bytes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection and whatever still reads over it."""
+        self._transport.close()
+
+    def read(
+        self, command: Sequence[str] | str, *, deadline_s: float = 10.0, cap_bytes: int | None = None
+    ) -> CommandResult:
+        """Run a command that changes nothing; it is ended at `deadline_s` (seconds) here and on the host.
+
+        A string is shell text, a list one program with its arguments. Past `cap_bytes` (both streams
+        together, default the block's) reading stops and the result is marked. Without an end in time the
+        result has `timed_out` and no exit status. A command whose child keeps the output open has ended
+        once its status is here and the output is quiet.
+
+        Raises TransientError when the connection is lost or no command is accepted, ValueError for an
+        unusable command or deadline.
+        """
+        shown = command if isinstance(command, str) else shell.quote(command)
+        try:
+            return self._run(shell.bounded_read(command, deadline_s), shown, deadline_s, cap_bytes)
+        except OutcomeUnknownError as error:
+            raise TransientError(str(error)) from error
+
+    def _run(self, script: str, shown: str, deadline_s: float, cap_bytes: int | None = None) -> CommandResult:
+        """Run shell text. TransientError: it was not sent. OutcomeUnknownError: it was, and then all was lost."""
+        started = time.monotonic()
+        deadline = started + deadline_s
+        cap = self._output_cap_bytes if cap_bytes is None else cap_bytes
+        out, err = bytearray(), bytearray()
+        status: int | None = None
+        request = script.encode()
+        channel = self._open_session(deadline)
+        try:
+            with self._closed_at(deadline):
+                channel.exec_command(request)
+            if _drain(channel, out, err, cap, deadline):
+                status = self._exit_status(channel, deadline)
+        except TimeoutError:
+            status = None  # the result says timed_out
+        except _LOST as error:
+            raise OutcomeUnknownError(f"{self._where}: the connection was lost during `{shown}`") from error
+        finally:
+            with contextlib.suppress(*_LOST):
+                channel.close()
+        took_s = time.monotonic() - started
+        # The host's own timer began after ours: a status that comes now may be the timer's.
+        timed_out = took_s >= deadline_s
+        truncated = len(out) + len(err) > cap
+        return CommandResult(
+            command=shown,
+            exit_status=None if timed_out else status,
+            stdout=decode(bytes(out[:cap])) + (f"\n[output cut at {cap} bytes]\n" if truncated else ""),
+            stderr=decode(bytes(err[: max(0, cap - len(out))])),
+            truncated=truncated,
+            timed_out=timed_out,
+            took_s=took_s,
+        )
+
+    def _open_session(self, deadline: float) -> paramiko.Channel:
+        """A session for one command; asks again for a moment where the last one still counts."""
+        give_up = min(deadline, time.monotonic() + _SESSION_REFUSED_S)
+        pause_s = 0.005
+        while True:
+            try:
+                return self._transport.open_session(_WINDOW, timeout=max(0.0, deadline - time.monotonic()))
+            except paramiko.ChannelException as error:
+                if time.monotonic() + pause_s > give_up:
+                    raise TransientError(
+                        f"{self._where} refuses another session on this connection; nothing was sent"
+                    ) from error
+                time.sleep(pause_s)
+                pause_s *= 2
+            except _LOST as error:
+                what = "does not answer any more" if self._transport.is_active() else "closed the connection"
+                raise TransientError(f"{self._where} {what}; nothing was sent") from error
+
+    @contextlib.contextmanager
+    def _closed_at(self, deadline: float) -> Iterator[None]:
+        """Close the connection when the body is not done at the deadline, which then raises TimeoutError.
+
+        Paramiko waits for the answer to an exec request for ever (`Channel.exec_command` has no time-out).
+        """
+        watchdog = threading.Timer(max(0.0, deadline - time.monotonic()), self._transport.close)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            yield
+        except _LOST:
+            if time.monotonic() < deadline:
+                raise
+            raise TimeoutError from None
+        finally:
+            watchdog.cancel()
+
+    def _exit_status(self, channel: paramiko.Channel, deadline: float) -> int | None:
+        """The status once the output has ended; TimeoutError, or EOFError when the connection was lost instead."""
+        if not channel.status_event.wait(max(0.0, deadline - time.monotonic())):
+            raise TimeoutError
+        if channel.exit_status < 0 or (channel.closed and not channel.eof_received):
+            # A dying transport closes its channels first and says so itself a moment later.
+            self._transport.join(0.1)
+            if not self._transport.is_active():
+                raise EOFError
+        return channel.exit_status
+
+
+class SSHCredentials(Block):
+    """Who we are on the hosts, and which host keys we trust.
+
+    No agent, no password, nothing from ~/.ssh; an unknown or changed host key is refused, always.
+    """
+
+    _block_type_name = "SSH credentials"
+    _block_type_slug = "ssh-credentials"
+
+    user: str = Field(description="Login name on the hosts.")
+    private_key: SecretStr = Field(
+        description="The private key's text, beginning with '-----BEGIN'; Ed25519, ECDSA or RSA."
+    )
+    passphrase: SecretStr | None = Field(default=None, description="The private key's passphrase, if it has one.")
+    known_hosts: str = Field(
+        description="Host keys to trust, as lines of OpenSSH's known_hosts (hashed names and [host]:port too). "
+        "`ssh-keyscan HOST` prints them; compare the fingerprints before you paste."
+    )
+    connect_timeout_s: float = Field(
+        default=10.0, gt=0, description="Seconds for the whole of connecting: TCP, key exchange and login."
+    )
+    keepalive_s: int = Field(
+        default=5, ge=0, description="Seconds of silence after which a keepalive is sent; 0 for none."
+    )
+    output_cap_bytes: int = Field(
+        default=1024 * 1024,
+        ge=1024,
+        description="Bytes of output kept of one command; the rest is cut and marked.",
+    )
+
+    def connect(self, name: str, address: str, port: int = 22) -> SSHConnection:
+        """Connect and log in within `connect_timeout_s`; `name` is what messages call the host.
+
+        A host key is looked up under the address, then under the name.
+
+        Raises HostKeyError for an unknown, changed or revoked host key, PermanentError for a key that
+        cannot be read or is not accepted, TransientError when the host cannot be reached, answers
+        something else than SSH, or is too slow.
+        """
+        where = f"{name} ({address}:{port})"
+        key = _private_key(
+            self.private_key.get_secret_value(), self.passphrase and self.passphrase.get_secret_value()
+        )
+        known, revoked = _known_keys(self.known_hosts, name, address, port)
+        deadline = time.monotonic() + self.connect_timeout_s
+        sock = self._dial(where, address, port)
+        transport = paramiko.Transport(sock)
+        try:
+            self._exchange_keys(transport, where, known, deadline)
+            _check_host_key(transport.get_remote_server_key(), known, revoked, where)
+            self._log_in(transport, where, key, deadline)
+        except BaseException:
+            transport.close()
+            sock.close()
+            raise
+        transport.set_keepalive(self.keepalive_s)
+        return SSHConnection(transport, where, self.output_cap_bytes)
+
+    def start_change(
+        self,
+        name: str,
+        address: str,
+        port: int,
+        attempt_id: str,
+        argv: Sequence[str],
+        *,
+        deadline_s: float = 15.0,
+        root: str = shell.ROOT,
+    ) -> Fence:
+        """Fence the attempt and, only when we win, start `argv` detached, over a connection of its own.
+
+        `deadline_s` (seconds) bounds waiting for the answer after connecting; it never ends the change.
+
+        Raises what `connect` raises when nothing was sent, OutcomeUnknownError when the answer was lost
+        (`poll_change` tells), ValueError for a bad attempt id, root or argument list.
+        """
+        script = shell.fence_and_start(attempt_id, argv, root=root)
+        return shell.parse_fence(self._send(name, address, port, script, f"start {attempt_id}", deadline_s))
+
+    def bar_change(
+        self,
+        name: str,
+        address: str,
+        port: int,
+        attempt_id: str,
+        *,
+        deadline_s: float = 15.0,
+        root: str = shell.ROOT,
+    ) -> Fence:
+        """Fence the attempt and start nothing: after `won` it never ran and never will.
+
+        Raises as `start_change`; asking again after an OutcomeUnknownError is harmless.
+        """
+        script = shell.bar(attempt_id, root=root)
+        return shell.parse_fence(self._send(name, address, port, script, f"bar {attempt_id}", deadline_s))
+
+    def poll_change(
+        self,
+        name: str,
+        address: str,
+        port: int,
+        attempt_id: str,
+        *,
+        deadline_s: float = 15.0,
+        root: str = shell.ROOT,
+        tail_bytes: int = 64 * 1024,
+    ) -> ChangeState:
+        """What became of the attempt, with the last `tail_bytes` of its output, over a connection of its own.
+
+        Raises what `connect` raises, TransientError when the answer was lost or late (asking changes
+        nothing), OutcomeUnknownError when the host answers but cannot say.
+        """
+        script = shell.poll(attempt_id, root=root, tail_bytes=tail_bytes)
+        with self.connect(name, address, port) as connection:
+            # Twice the tail: what a login prints around the answer must not cost the answer.
+            answer = connection.read(script, deadline_s=deadline_s, cap_bytes=2 * tail_bytes + 4096)
+        if answer.exit_status is None:
+            raise TransientError(f"{name} ({address}:{port}): no whole answer about {attempt_id}; ask again")
+        return shell.parse_change(answer.stdout)
+
+    def _send(self, name: str, address: str, port: int, script: str, shown: str, deadline_s: float) -> str:
+        with self.connect(name, address, port) as connection:
+            answer = connection._run(script, shown, deadline_s)
+        # Without a status even a plausible answer may have been cut short.
+        if answer.exit_status is None:
+            raise OutcomeUnknownError(
+                f"{name} ({address}:{port}): `{shown}` was sent and not answered within {deadline_s:g} s; "
+                "poll the attempt before acting"
+            )
+        return answer.stdout
+
+    def _dial(self, where: str, address: str, port: int) -> socket.socket:
+        try:
+            plain = socket.create_connection((address, port), self.connect_timeout_s)
+        except OSError as error:
+            raise TransientError(
+                f"{where} cannot be reached: {error.strerror or error}. Check that it is up, that address and "
+                "port are right, and that a firewall lets this machine in"
+            ) from error
+        sock = _PromptSocket(fileno=plain.detach())
+        # Requests are small and each waits for its answer: Nagle's algorithm would only delay them.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.keepalive_s and hasattr(socket, "TCP_USER_TIMEOUT"):
+            # Three keepalives without an acknowledgement and the connection is lost (tcp(7)).
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 3000 * self.keepalive_s)
+        return sock
+
+    def _exchange_keys(
+        self, transport: paramiko.Transport, where: str, known: list[paramiko.PKey], deadline: float
+    ) -> None:
+        transport.set_log_channel(_TRANSPORT_LOG.name)
+        transport.banner_timeout = transport.handshake_timeout = max(0.001, deadline - time.monotonic())
+        options = transport.get_security_options()
+        options.kex = _preferring(_KEX, options.kex)
+        options.ciphers = _preferring(_CIPHERS, options.ciphers)
+        if known:
+            # Asked for a type that we do not know, an honest host would look like a changed one.
+            options.key_types = [kind for kind in options.key_types if kind in _signature_types(known)]
+        done = threading.Event()
+        transport.start_client(done)
+        # By the clock: paramiko's own timers end at about the same moment, and then it is set too.
+        in_time = done.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() < deadline
+        if in_time and transport.is_active():
+            return
+        error = transport.get_exception() if in_time else None
+        if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
+            if known and "host key" in str(error):
+                raise HostKeyError(
+                    f"{where}: it no longer has a host key of a known type; known: {_shown(known)}. {_CHANGED}"
+                ) from error
+            raise PermanentError(f"{where}: no algorithm in common: {error}") from error
+        why = f"ended the key exchange: {error or 'closed'}" if in_time else "did not finish the key exchange"
+        raise TransientError(
+            f"{where} {why} (within {self.connect_timeout_s:g} s). Check that SSH listens on this port and is "
+            "not overloaded"
+        ) from error
+
+    def _log_in(self, transport: paramiko.Transport, where: str, key: paramiko.PKey, deadline: float) -> None:
+        done = threading.Event()
+        try:
+            transport.auth_publickey(self.user, key, done)
+        except paramiko.SSHException as error:
+            raise TransientError(f"{where} closed the connection before the login") from error
+        if not done.wait(max(0.0, deadline - time.monotonic())):
+            raise TransientError(f"{where} did not answer the login within {self.connect_timeout_s:g} s")
+        if transport.is_authenticated():
+            return
+        refusal = transport.get_exception()
+        if transport.is_active() or isinstance(refusal, paramiko.AuthenticationException):
+            why = f" ({refusal})" if refusal else ""
+            raise PermanentError(
+                f"{where} does not accept {_shown([key])} alone for user {self.user}{why}. Check the user and "
+                "that the public key is in its authorized_keys"
+            ) from refusal
+        raise TransientError(f"{where} closed the connection during the login") from refusal
+
+
+def _drain(channel: paramiko.Channel, out: bytearray, err: bytearray, cap: int, deadline: float) -> bool:
+    """Read both streams until their end (True) or past `cap` bytes (False); TimeoutError at the deadline."""
+    last_news = time.monotonic()
+    status_seen = False
+    while len(out) + len(err) <= cap:
+        now = time.monotonic()
+        if now >= deadline:
+            raise TimeoutError
+        news = False
+        if channel.recv_stderr_ready():
+            err += channel.recv_stderr(_WINDOW)
+            news = True
+        try:
+            # With news on stderr more of it may follow: stdout is then only looked at.
+            channel.settimeout(0.0 if news else min(_TICK_S, deadline - now))
+            chunk = channel.recv(_WINDOW)
+        except TimeoutError:
+            if not news and status_seen and now - last_news > _GRACE_S:
+                return True
+        else:
+            if not chunk:
+                err += channel.recv_stderr(_WINDOW)  # all of it is here: both streams end together
+                return len(out) + len(err) <= cap
+            out += chunk
+            news = True
+        if news or (not status_seen and channel.exit_status_ready()):
+            last_news = now
+        status_seen = channel.exit_status_ready()
+    return False
+
+
+def _preferring(first: tuple[str, ...], available: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*(one for one in first if one in available), *available]))
+
+
+@lru_cache(maxsize=16)
+def _private_key(text: str, passphrase: str | None) -> paramiko.PKey:
+    """The key in a PEM text as pasted; cached, for checking an RSA key takes longer than connecting."""
+    lines = "\n".join(line.strip() for line in text.strip().splitlines()) + "\n"
+    for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
+        try:
+            return kind.from_private_key(io.StringIO(lines), passphrase)
+        except paramiko.PasswordRequiredException as error:
+            raise PermanentError("the SSH private key is encrypted: give its passphrase") from error
+        except (paramiko.SSHException, ValueError, LookupError, struct.error):
+            continue  # most likely of another type
+    raise PermanentError(
+        "the SSH private key cannot be read: paste the whole file, from '-----BEGIN' to '-----END ...-----' "
+        "(Ed25519, ECDSA or RSA), and check the passphrase"
+    )
+
+
+def _known_keys(
+    known_hosts: str, name: str, address: str, port: int
+) -> tuple[list[paramiko.PKey], list[paramiko.PKey]]:
+    """Keys trusted for the first form of the host's name that is listed, and keys revoked for any (sshd(8))."""
+    forms = [
+        form.lower()
+        for host in (address, name)
+        for form in ((f"[{host}]:{port}", host) if port != 22 else (host,))
+    ]
+    lines = [line.split() for line in known_hosts.splitlines() if line.strip() and line.split()[0][0] != "#"]
+    revoked = [
+        key
+        for marker, *line in lines
+        if marker == "@revoked" and line and any(_lists(line[0], form) for form in forms)
+        for key in _keys_of(line)
+    ]
+    for form in forms:
+        listed = [line for line in lines if line[0][0] != "@" and _lists(line[0], form)]
+        if listed:
+            return [key for line in listed for key in _keys_of(line)], revoked
+    return [], revoked
+
+
+def _lists(patterns: str, host: str) -> bool:
+    """Whether a known_hosts name field lists a host: hashed, or patterns with `*`, `?` and `!`."""
+    if patterns.startswith("|1|"):
+        try:
+            salt, digest = (base64.b64decode(part) for part in patterns[3:].split("|"))
+        except ValueError:
+            return False
+        return hmac.compare_digest(hmac.digest(salt, host.encode(), "sha1"), digest)
+    listed = False
+    for pattern in patterns.lower().split(","):
+        glob = re.escape(pattern.removeprefix("!")).replace(r"\*", ".*").replace(r"\?", ".")
+        if re.fullmatch(glob, host):
+            if pattern.startswith("!"):
+                return False
+            listed = True
+    return listed
+
+
+def _keys_of(line: list[str]) -> list[paramiko.PKey]:
+    """The line's key; none for a type that paramiko does not know."""
+    try:
+        entry = HostKeyEntry.from_line(" ".join(line[:3]))
+    except (InvalidHostKey, paramiko.SSHException, ValueError, LookupError, struct.error) as error:
+        raise PermanentError(f"known_hosts: the key of {line[0]} cannot be read; paste its line again") from error
+    return [] if entry is None or entry.key is None else [entry.key]
+
+
+def _signature_types(keys: list[paramiko.PKey]) -> set[str]:
+    # An RSA key is "ssh-rsa", its signatures are not any more (RFC 8332).
+    return {
+        kind
+        for key in keys
+        for kind in (("rsa-sha2-512", "rsa-sha2-256") if key.get_name() == "ssh-rsa" else (key.get_name(),))
+    }
+
+
+_CHANGED = (
+    "Either the host was set up anew or something stands in between: ask whoever runs it, and only then "
+    "replace its line in the known_hosts of the SSH credentials"
+)
+
+
+def _check_host_key(
+    offered: paramiko.PKey, known: list[paramiko.PKey], revoked: list[paramiko.PKey], where: str
+) -> None:
+    if offered in revoked:
+        raise HostKeyError(f"{where}: its host key {_shown([offered])} is revoked. {_CHANGED}")
+    if not known:
+        raise HostKeyError(
+            f"{where}: its host key is not known: {_shown([offered])}. Compare that with "
+            "`ssh-keygen -lf /etc/ssh/ssh_host_<type>_key.pub` on the host itself, then add the line that "
+            "`ssh-keyscan` prints to the known_hosts of the SSH credentials"
+        )
+    if offered not in known:
+        raise HostKeyError(
+            f"{where}: its host key has changed: it offers {_shown([offered])}, "
+            f"known is {_shown(known)}. {_CHANGED}"
+        )
+
+
+def _shown(keys: list[paramiko.PKey]) -> str:
+    return ", ".join(f"{key.get_name()} {key.fingerprint}" for key in keys)
