@@ -1,0 +1,117 @@
+"""A whole incident: triage, diagnosis, mitigation and verification by the plan, resolution, post-mortem.
+
+The order of things, and nothing else. What is decided stands in `responder.domain`, what was decided in the
+store: a run that is taken up again skips every phase whose outcome the store already has.
+"""
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from flows.detect_and_triage import detect_and_triage
+from flows.diagnose import diagnose_incident
+from flows.mitigate import mitigate
+from flows.phases import run_phase
+from flows.post_incident import draft_postmortem
+from flows.resolve import resolve
+from flows.verify import verify_attempt
+from responder.domain.errors import StaleEpochError
+from responder.domain.incident import (
+    Alert,
+    AttemptOutcome,
+    DiagnosisOutcome,
+    Ending,
+    IncidentRef,
+    Kind,
+    Mode,
+    Outcome,
+    Phase,
+    PostIncidentOutcome,
+    ResolveOutcome,
+    Severity,
+    TriageOutcome,
+    VerifyOutcome,
+)
+from tasks.case import open_case
+from tasks.closing import (
+    ask_to_close,
+    attached,
+    end_of,
+    ending_of,
+    final_state,
+    finish,
+    hand_over,
+    verified_ending,
+)
+from tasks.opening import keep_lease, leave, open_incident
+from tasks.publish import show_progress
+from tasks.results import needs_checking, what_next
+
+
+@flow(name="incident", flow_run_name="incident: {summary}")
+async def incident(
+    summary: Annotated[str, Field(min_length=3, max_length=300)],
+    service: str | None = None,
+    kind: Kind = Kind.AVAILABILITY,
+    alerts: list[Alert] | None = None,
+    severity: Severity | None = None,
+    mode: Mode | None = None,
+) -> State[Any]:
+    """Run an incident of a service from triage to post-mortem.
+
+    Args:
+        summary: What is wrong, in your own words.
+        service: Name of a saved service, like `veloz`; None where the alerts select it.
+        kind: Security and risk are for people: nothing is changed.
+        alerts: The alerts that began it; None when you did.
+        severity: At least this severity; None: by the profile's rules.
+        mode: At most this mode; None: what the profile allows.
+    """
+    opened = open_incident(str(flow_run.id), summary, service, kind, alerts or [], severity, mode)
+    if opened.run_id != str(flow_run.id):
+        return final_state(attached(opened))
+    if opened.status == "closed":
+        return final_state(ending_of(opened))
+    with keep_lease(opened) as ref, show_progress(ref):
+        try:
+            ending = await respond(ref)
+        except StaleEpochError:
+            leave()
+        except Exception as error:  # noqa: BLE001 - whatever breaks here, a person must be told
+            ending = Ending(outcome=Outcome.ESCALATED, reason=f"the automation failed: {error}")
+        ending = end_of(ref, ending)
+        await run_phase(ref, Phase.POST_INCIDENT, PostIncidentOutcome, lambda: draft_postmortem(ref, ending))
+        return final_state(finish(ref, ending))
+
+
+async def respond(ref: IncidentRef) -> Ending:
+    """Phases 1 to 4: until the service is confirmed, somebody else has it, or a person must."""
+    triage = await run_phase(ref, Phase.TRIAGE, TriageOutcome, lambda: detect_and_triage(ref))
+    if triage.ending:
+        return triage.ending
+    await run_phase(ref, Phase.DIAGNOSE, DiagnosisOutcome, lambda: diagnose_incident(ref))
+
+    confirmation: ResolveOutcome | None = None
+    while True:
+        following = what_next(open_case(ref), confirmation)
+        match following.do:
+            case "act" | "wait" if following.step:
+                await try_step(ref, following.step.id, acts=following.do == "act")
+            case "confirm":
+                confirmation = await run_phase(ref, Phase.RESOLVE, ResolveOutcome, lambda: resolve(ref))
+                if confirmation.state != "not_restored":
+                    return await ask_to_close(ref, verified_ending(ref, confirmation))
+            case _:
+                return hand_over(following)
+
+
+async def try_step(ref: IncidentRef, step_id: str, *, acts: bool) -> None:
+    """One step of the plan: an attempt, then its verification by fresh probes."""
+    attempt: AttemptOutcome | None = None
+    if acts:
+        attempt = await run_phase(ref, f"mitigate:{step_id}", AttemptOutcome, lambda: mitigate(ref, step_id))
+    if attempt is None or needs_checking(attempt):
+        await run_phase(ref, f"verify:{step_id}", VerifyOutcome, lambda: verify_attempt(ref, step_id))

@@ -1,0 +1,39 @@
+"""Running one phase: skip what the store already has, count the starts, keep the outcome."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from prefect import tags
+from prefect.logging import get_run_logger
+
+from responder.domain.base import Frozen
+from responder.domain.errors import PermanentError
+from responder.domain.incident import IncidentRef
+from responder.domain.notices import plain
+from tasks.case import open_case
+
+Outcome = TypeVar("Outcome", bound=Frozen)
+MOST_STARTS = 2
+SAID = ("reason", "progress", "severity_reason")
+
+
+async def run_phase(
+    ref: IncidentRef, name: str, kind: type[Outcome], phase: Callable[[], Awaitable[Outcome]]
+) -> Outcome:
+    """The outcome of the phase called `name`: from the store when it has ended before, else by running it.
+
+    Raises `PermanentError` when the phase has been begun and lost twice already: a person must look.
+    """
+    case = open_case(ref)
+    begun = case.store.begin_phase(ref.incident_id, ref.epoch, name)
+    if begun.outcome is not None:
+        return kind.model_validate(begun.outcome)
+    if begun.starts > MOST_STARTS:
+        raise PermanentError(f"{name} was begun {begun.starts - 1} times and the run was lost each time")
+    with tags(f"incident:{case.id}", f"service:{case.profile.name}"):
+        outcome = await phase()
+    case.store.end_phase(ref.incident_id, ref.epoch, name, outcome.model_dump(mode="json"))
+    # The logs are what a run's page shows first.
+    said = next((words for field in SAID if (words := getattr(outcome, field, None))), "done")
+    get_run_logger().info("%s: %s", name, plain(said))
+    return outcome

@@ -1,0 +1,227 @@
+"""Does it hold? Fresh probes, again and again, until the checks have been healthy over a window."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from blocks.service import load_profile, load_ssh
+from blocks.ssh import SSHCredentials
+from responder.domain import reports
+from responder.domain.base import now
+from responder.domain.errors import IncidentResponseError
+from responder.domain.evidence import Dossier, Evidence
+from responder.domain.incident import ResolveOutcome, VerifyOutcome
+from responder.domain.observations import Notes, note_out_of_reach
+from responder.domain.plan import PlanStep
+from responder.domain.profile import Host, Profile
+from responder.domain.verification import (
+    Holding,
+    Sample,
+    Snapshot,
+    conclude,
+    evidence_of,
+    holding,
+    required_checks,
+    restarted,
+    stayed,
+    take_sample,
+)
+from tasks.case import Case
+from tasks.probes import Look, Scrape
+
+MOST_HOSTS_AT_ONCE = 16
+ALERT_POLL_S = 0.5
+CLOCK_SLACK_S = 0.01  # two clocks measure a window: without it the last sample may lie a hair inside
+Checks = frozenset[tuple[str, str]]
+
+
+@task(task_run_name="verify {step.strategy} on {step.target}", cache_policy=NO_CACHE)
+def verify_step(case: Case, step: PlanStep) -> VerifyOutcome:
+    """Whether the target is healthy and its process another one, held over the window (phase 3, step 3).
+
+    Error rate and latency may not be unhealthy; unknown ones are left to the resolution, because a counter
+    that has just begun anew says nothing yet.
+    """
+    clock = case.profile.clock
+    host = case.host(step.target)
+    attempt = next((row for row in case.store.attempts(case.id) if row.step_id == step.id), None)
+    before = Snapshot.model_validate(attempt.snapshot) if attempt else None
+    late: Checks = frozenset({(host.name, "metrics"), (host.name, "orders")})
+
+    def add_postcondition(dossier: Dossier, sample: Sample) -> Sample:
+        if before is None:
+            return sample
+        return sample.model_copy(update={"readings": (*sample.readings, restarted(before, dossier, host.name))})
+
+    held, last, dossier = watch(
+        case.profile,
+        case.ssh,
+        [host],
+        window_s=clock.verify_window_s,
+        deadline_s=clock.settle_s + clock.verify_window_s,
+        excused=late,
+        postcondition=add_postcondition,
+    )
+    case.keep("verify", list(dossier.evidence))
+    if held.state == "held" and attempt and case.row.mitigated_at is None:
+        case.store.update_incident(case.id, case.ref.epoch, mitigated_at=now())
+    verdict = last.verdict(late) if last else "unknown"
+    return VerifyOutcome(holds=held.state == "held", verdict=verdict, reason=held.reason)
+
+
+@task(task_run_name="confirm that {case.profile.name} is restored", cache_policy=NO_CACHE)
+def confirm(case: Case, excused: Checks) -> ResolveOutcome:
+    """Whether every required check on every host stays healthy over the window (phase 4, step 1).
+
+    What was restarted and verified may not have died since: it would die again.
+    """
+    clock = case.profile.clock
+    verified = case.store.dossier(case.id, phases=("verify",))
+    acted = {attempt.target for attempt in case.store.attempts(case.id) if attempt.acted_at}
+    pids = {host: pid for host in acted if (pid := verified.value(host, "unit.main_pid"))}
+
+    def add_stability(dossier: Dossier, sample: Sample) -> Sample:
+        readings = tuple(stayed(pid, dossier, host) for host, pid in pids.items())
+        return sample.model_copy(update={"readings": (*sample.readings, *readings)})
+
+    held, last, dossier = watch(
+        case.profile,
+        case.ssh,
+        case.profile.hosts,
+        window_s=clock.confirm_window_s,
+        deadline_s=clock.confirm_deadline_s,
+        excused=excused,
+        postcondition=add_stability,
+    )
+    case.keep("resolve", list(dossier.evidence))
+    return conclude(held, last, excused)
+
+
+def watch(
+    profile: Profile,
+    ssh: SSHCredentials,
+    hosts: Sequence[Host],
+    *,
+    window_s: float,
+    deadline_s: float,
+    excused: Checks,
+    postcondition: Callable[[Dossier, Sample], Sample] | None = None,
+) -> tuple[Holding, Sample | None, Dossier]:
+    """Sample `hosts` until the checks hold over `window_s` or `deadline_s` has passed (seconds).
+
+    Every sample makes connections of its own. Returns the judgement, the last sample and its evidence.
+    """
+    needed = profile.clock.samples
+    pause = window_s / (needed - 1) + CLOCK_SLACK_S
+    metrics = profile.endpoints.metrics
+    short = min(pause, metrics.scrape_interval_s) if metrics else pause
+    began = time.monotonic()
+    samples: list[Sample] = []
+    processes: list[int | None] = []
+    scrapes: dict[str, Scrape | None] = {}
+    dossier = Dossier()
+    with ThreadPoolExecutor(max_workers=min(len(hosts), MOST_HOSTS_AT_ONCE)) as pool:
+        while True:
+            looked, at = time.monotonic(), now()
+            found = list(pool.map(lambda host: _probe(profile, ssh, host, scrapes), hosts))
+            dossier = Dossier(evidence=tuple(item for items in found for item in items))
+            sample = take_sample(dossier, profile, at, [host.name for host in hosts])
+            samples.append(postcondition(dossier, sample) if postcondition else sample)
+            processes.append(_process(dossier, hosts))
+            held = holding(samples, window_s=window_s, needed=needed, excused=excused, processes=processes)
+            over = any(reading.final for reading in samples[-1].readings)
+            if over or held.state == "held" or time.monotonic() - began + pause > deadline_s:
+                return held, samples[-1], dossier
+            # A sample that does not count (the first lacks rates) need not be followed by a whole pause.
+            time.sleep(max(0.0, (pause if held.streak else short) - (time.monotonic() - looked)))
+
+
+def _process(dossier: Dossier, hosts: Sequence[Host]) -> int | None:
+    """One number for the main processes of all hosts: another one starts the count of samples again."""
+    return hash(tuple(dossier.value(host.name, "unit.main_pid") for host in hosts))
+
+
+def _probe(
+    profile: Profile, ssh: SSHCredentials, host: Host, scrapes: dict[str, Scrape | None]
+) -> tuple[Evidence, ...]:
+    try:
+        with Look(profile, ssh, host) as look:
+            look.unit()
+            look.endpoints()
+            scrape = look.scrape()
+            look.rates(scrapes.get(host.name), scrape)
+            scrapes[host.name] = scrape
+            return look.evidence
+    except IncidentResponseError as error:
+        notes = Notes(host.name, now())
+        note_out_of_reach(notes, str(error), [evidence_of(check) for check in required_checks(profile)])
+        return tuple(notes.evidence)
+
+
+@task(task_run_name="wait and watch: {step.why}", cache_policy=NO_CACHE)
+def observe(case: Case, step: PlanStep) -> VerifyOutcome:  # noqa: ARG001 - names the run
+    """The strategy `wait`: watch until everything is healthy and the alert has stopped, or its deadline.
+
+    It never ends silently: at the deadline the last reading decides what comes next.
+    """
+    clock = case.profile.clock
+    deadline = time.monotonic() + clock.observe_s
+    while True:
+        held, last, dossier = watch(
+            case.profile,
+            case.ssh,
+            case.profile.hosts,
+            window_s=clock.verify_window_s,
+            deadline_s=clock.verify_window_s,
+            excused=frozenset(),
+        )
+        verdict = last.verdict() if last else "unknown"
+        firing = still_firing(case)
+        over = time.monotonic() + clock.verify_window_s > deadline
+        if verdict == "unhealthy" or over or (held.state == "held" and not firing):
+            case.keep("verify", list(dossier.evidence))
+            text = f"{held.reason}; the alert {'still fires' if firing else 'has stopped'}"
+            return VerifyOutcome(holds=verdict != "unhealthy", verdict=verdict, reason=text)
+
+
+@task(task_run_name="wait for the alert of {case.profile.name} to stop", cache_policy=NO_CACHE)
+def await_alert(case: Case) -> bool:
+    """Whether the alerts stop within the clock's `observe_s`, where nothing was wrong or it healed itself."""
+    deadline = time.monotonic() + case.profile.clock.observe_s
+    while still_firing(case):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(ALERT_POLL_S)
+    return True
+
+
+@task(task_run_name="check {service} over its window", cache_policy=NO_CACHE)
+def show_check(service: str) -> VerifyOutcome:
+    """Whether a service is healthy over its window, without an incident; shown as an artifact of the run."""
+    profile = load_profile(service)
+    clock = profile.clock
+    held, last, dossier = watch(
+        profile,
+        load_ssh(service),
+        profile.hosts,
+        window_s=clock.verify_window_s,
+        deadline_s=clock.verify_window_s * 2,
+        excused=frozenset(),
+    )
+    numbered = Dossier(
+        evidence=tuple(e.model_copy(update={"id": f"e{n}"}) for n, e in enumerate(dossier.evidence))
+    )
+    create_markdown_artifact(reports.evidence_table(numbered), key="evidence")
+    verdict = last.verdict() if last else "unknown"
+    return VerifyOutcome(holds=held.state == "held", verdict=verdict, reason=held.reason)
+
+
+def still_firing(case: Case) -> bool:
+    """Whether the alerts still fire: by themselves, and by the page that their integration resolves."""
+    alerts = case.store.alerts(case.id)
+    ended = bool(alerts) and all(alert.ends_at and alert.ends_at <= now() for alert in alerts)
+    return bool(alerts) and not ended and case.row.pagerduty_status != "resolved"

@@ -1,0 +1,87 @@
+"""Looking at the service: one task for each host, in parallel; a host that fails stops no other."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture, wait
+
+from blocks.ssh import SSHCredentials
+from responder.domain.base import now
+from responder.domain.errors import IncidentResponseError
+from responder.domain.evidence import Evidence
+from responder.domain.observations import Notes, note_out_of_reach
+from responder.domain.profile import Host, Profile
+from responder.domain.verification import evidence_of, required_checks
+from tasks.probes import Look
+from tasks.retrying import transient_only
+
+JOURNAL_BEFORE = timedelta(minutes=15)
+Depth = Literal["triage", "diagnosis"]
+
+
+@task(
+    task_run_name="look at {host.name} ({depth})",
+    cache_policy=NO_CACHE,
+    retries=1,
+    retry_delay_seconds=1,
+    retry_condition_fn=transient_only,
+)
+def look_at_host(
+    profile: Profile, ssh: SSHCredentials, host: Host, depth: Depth, since: datetime, keep_in: Path | None = None
+) -> tuple[Evidence, ...]:
+    """Everything that one host shows, as evidence (document, phase 1 step 2 and phase 2 step 1).
+
+    `since`: the first alert; the journal is read from 15 minutes before it. `keep_in`: where the metrics
+    snapshot is kept. Raises what `SSHCredentials.connect` raises: the host cannot be looked at at all.
+    """
+    with Look(profile, ssh, host) as look:
+
+        def between_scrapes() -> None:
+            main_pid = look.unit()
+            look.endpoints()
+            if depth == "triage":
+                look.journal("-n", "50")
+                look.hands(main_pid, since)
+            else:
+                look.journal("--since", f"@{int((since - JOURNAL_BEFORE).timestamp())}")
+                look.host_state(main_pid, since)
+
+        look.two_scrapes(between_scrapes, keep_in)
+        return look.evidence
+
+
+def look_everywhere(
+    profile: Profile, ssh: SSHCredentials, depth: Depth, since: datetime, keep_in: Path | None = None
+) -> list[Evidence]:
+    """Look at all hosts in parallel. A host that could not be looked at is unknown, with the reason."""
+    began = now()
+    futures = {host.name: look_at_host.submit(profile, ssh, host, depth, since, keep_in) for host in profile.hosts}
+    wait(list(futures.values()))
+    found = list(_of_the_service(profile, began))
+    for name, future in futures.items():
+        found += _evidence(profile, name, future, began)
+    return found
+
+
+def _evidence(
+    profile: Profile, host: str, future: PrefectFuture[tuple[Evidence, ...]], at: datetime
+) -> tuple[Evidence, ...]:
+    result = future.result(raise_on_failure=False)
+    if not isinstance(result, BaseException):
+        return result
+    if not isinstance(result, IncidentResponseError):
+        raise result
+    notes = Notes(host, at)
+    keys = [evidence_of(check) for check in required_checks(profile)]
+    note_out_of_reach(notes, str(result), [*keys, "health.failure", "logins.active", "deployments.running"])
+    return tuple(notes.evidence)
+
+
+def _of_the_service(profile: Profile, at: datetime) -> tuple[Evidence, ...]:
+    notes = Notes(profile.name, at)
+    window = profile.window_at(at)
+    notes.saw("window.open", "the profile's windows", window is not None, window.reason if window else "")
+    return tuple(notes.evidence)

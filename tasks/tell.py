@@ -1,0 +1,185 @@
+"""Telling people: every message goes into the outbox, in order, and the keeper sends it.
+
+Nothing here waits for anybody: telling never delays repairing.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from blocks.run_history import run_url
+from responder.domain.base import now
+from responder.domain.channels import channel_name
+from responder.domain.incident import Ending, Severity
+from responder.domain.notices import (
+    Escalation,
+    InitialNotice,
+    ResolutionNotice,
+    StatusUpdate,
+    cadence,
+    for_slack,
+    pagerduty_note,
+    plain,
+    render_escalation,
+    render_notice,
+)
+from responder.domain.plan import StepResult
+from responder.domain.profile import Strategies
+from responder.domain.redaction import redact_value
+from responder.domain.shell import quote
+from responder.store.tables import IncidentRow
+from tasks.case import Case
+
+PAGERDUTY, SLACK, STAKEHOLDERS = "pagerduty", "slack", "slack-stakeholders"
+
+
+def acknowledge(case: Case) -> None:
+    """Find the alert's page and acknowledge it under a lease (document, phase 1, step 1)."""
+    alerts = case.store.alerts(case.id)
+    keys = list(dict.fromkeys(alert.incident_key for alert in alerts if alert.incident_key))
+    if case.profile.pagerduty and keys:
+        _put(case, PAGERDUTY, "find", {"keys": keys, "wait_s": case.profile.clock.find_page_s}, key="find")
+
+
+def start_incident(case: Case, impact: str | None) -> None:
+    """Page, channel, initial notice, additional responders for P1/P2 (document, phase 1, step 4).
+
+    P4 is a ticket: it gets neither page nor channel.
+    """
+    row = case.row
+    severity = Severity(row.severity or Severity.P1)
+    if severity is Severity.P4:
+        return
+    link = run_url(row.run_id)
+    notice = render_notice(
+        InitialNotice(
+            description=row.summary,
+            severity=severity,
+            at=row.opened_at,
+            impact=impact,
+            component=case.profile.component or case.profile.name,
+            next_update=_next_update(case, severity),
+        )
+    )
+    if case.profile.pagerduty:
+        _put(case, PAGERDUTY, "open", {"summary": _title(row), "severity": severity, "link": link}, key="open")
+        details = [f"{alert.name}: {alert.summary}" for alert in case.store.alerts(case.id)]
+        note = pagerduty_note(f"{severity.value}: {row.severity_reason}", at=now(), details=details, link=link)
+        _put(case, PAGERDUTY, "note", {"text": note}, key="assessment")
+        if severity.pages_people:
+            _put(case, PAGERDUTY, "page", {"text": f"{_title(row)}. {link}"}, key="page")
+    if case.profile.slack:
+        name = channel_name(row.opened_at.date(), row.summary)
+        topic = f"{for_slack(_title(row))} {link}"
+        _put(case, SLACK, "create_channel", {"name": name, "topic": topic}, key="channel")
+        _post(case, notice, key="initial")
+
+
+def post_progress(case: Case, progress: str, impact: str | None, *, key: str, status: str) -> None:
+    """A status update (document, phase 2, step 4). `status` is a word of the template."""
+    row = case.row
+    severity = Severity(row.severity or Severity.P1)
+    if severity is Severity.P4:
+        return
+    notice = StatusUpdate.model_validate(
+        {
+            "description": row.summary,
+            "at": now(),
+            "status": status,
+            "update": progress,
+            "impact": impact,
+            "eta": None,
+            "next_update": _next_update(case, severity),
+        }
+    )
+    _post(case, render_notice(notice), key=f"update-{key}")
+    if case.profile.pagerduty:
+        _put(case, PAGERDUTY, "note", {"text": pagerduty_note(progress, at=now())}, key=f"note-{key}")
+
+
+def announce_ending(case: Case, ending: Ending, cause: str | None, impact: str | None) -> None:
+    """The resolution notice, and the page resolved; or for what stays open, a word that it does."""
+    row = case.row
+    severity = Severity(row.severity or Severity.P1)
+    # Without a page looked for or opened there is none to resolve.
+    if any(message.channel == PAGERDUTY for message in case.store.messages(case.id)) and ending.outcome.closes:
+        _put(case, PAGERDUTY, "resolve", {"text": str(plain(ending.reason))}, key="resolve")
+    if severity is Severity.P4:
+        return
+    if not ending.outcome.closes:
+        post_progress(
+            case, f"{ending.outcome.value}: {ending.reason}", impact, key="ending", status="Investigating"
+        )
+        return
+    notice = ResolutionNotice(
+        description=row.summary,
+        at=now(),
+        duration=max(now() - row.opened_at, timedelta()),
+        summary=ending.reason,
+        impact=impact,
+        root_cause=cause,
+        severity=severity,
+    )
+    _post(case, render_notice(notice), key="resolution")
+
+
+def page_a_person(case: Case, what_is_wrong: str, results: tuple[StepResult, ...]) -> None:
+    """Hand over: what is wrong, tried, refused and why, the next command, and one link."""
+    row = case.row
+    restart = case.profile.strategies.get(Strategies.RESTART)
+    targets = [host.name for host in case.profile.hosts]
+    for result in results:
+        targets = [name for name in targets if result.step_id.endswith(name)] or targets
+    host = case.host(targets[0])
+    journal = (*case.profile.unit.journalctl, "-u", case.profile.unit.name, "-n", "50", "--no-pager")
+    login = ("ssh", "-p", str(host.port), f"{case.profile.ssh.user}@{host.address}")
+    refused = tuple(result.reason for result in results if result.state in ("refused", "taken_over"))
+    if restart is None:
+        refused = (*refused, "restart: the profile does not configure it")
+    page = Escalation(
+        severity=Severity(row.severity or Severity.P1),
+        service=row.service,
+        what_is_wrong=what_is_wrong,
+        tried=tuple(r.reason for r in results if r.state in ("failed", "unknown", "held")),
+        refused=refused,
+        next_command=quote((*login, *journal)),
+        link=run_url(row.run_id),
+        runbooks=case.profile.runbooks,
+    )
+    text = render_escalation(page)
+    case.store.keep_record(case.id, case.ref.epoch, "hand-over", {"text": text})
+    for_people = {"text": for_slack(text, exact=page.exact)}
+    if case.profile.pagerduty:
+        body = {"text": text, "summary": _title(row), "link": run_url(row.run_id)}
+        _put(case, PAGERDUTY, "escalate", body, key="escalate")
+    if case.profile.slack:
+        _put(case, SLACK, "post" if case.profile.pagerduty else "escalate", for_people, key="escalation")
+
+
+def _post(case: Case, text: str, *, key: str) -> None:
+    """A notice to the incident's channel, and to the stakeholders' where the profile names one."""
+    if case.profile.slack is None:
+        return
+    _put(case, SLACK, "post", {"text": for_slack(text)}, key=key)
+    if stakeholders := case.profile.slack.stakeholder_channel:
+        _put(case, STAKEHOLDERS, "post", {"text": for_slack(text), "channel": stakeholders}, key=key)
+
+
+def _put(case: Case, channel: str, kind: str, body: Mapping[str, object], *, key: str) -> None:
+    clean = {field: redact_value(value) for field, value in body.items()}
+    case.store.enqueue(case.id, channel=channel, kind=kind, body=clean, key=key)
+
+
+def _title(row: IncidentRow) -> str:
+    return f"{row.severity or ''} {row.service}: {row.summary}".strip()
+
+
+def _next_update(case: Case, severity: Severity) -> str:
+    return cadence(case.profile.severities.levels[severity].update_every_minutes)
+
+
+def ask_for_blanks(case: Case, blanks: tuple[str, ...]) -> None:
+    """Remind the channel of the review and of what only people can fill in (document, phase 5)."""
+    text = f"Review of {_title(case.row)} is due. Still blank: {', '.join(blanks) or 'nothing'}. "
+    if case.profile.slack:
+        body = {"text": for_slack(text + run_url(case.row.run_id))}
+        _put(case, SLACK, "post", body, key=f"review-{now():%Y-%m-%d}")
