@@ -1,0 +1,264 @@
+"""The commands. Each imports what it needs when it runs: Prefect takes its settings when it is imported."""
+
+import getpass
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from responder.cli.output import people, print_fields, print_json, print_line, print_table, results
+from responder.domain.errors import PermanentError, TransientError
+from responder.domain.incident import Kind, Mode, Severity
+from responder.installation import Installation
+from responder.store import Store, data_folder, open_store
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Run incidents on Prefect."
+)
+service_app = typer.Typer(no_args_is_help=True, help="The services that are looked after.")
+app.add_typer(service_app, name="service")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+IncidentId = Annotated[str, typer.Argument(help="Id of the incident, or the beginning of one.")]
+
+
+def me() -> str:
+    """Who is at the keyboard, for the record."""
+    return os.environ.get("INCIDENT_USER") or getpass.getuser()
+
+
+@contextmanager
+def _installation(*, workers: bool = True) -> Iterator[Installation]:
+    """The server in `PREFECT_API_URL`, else one of our own for as long as the command runs."""
+    with Installation(data_folder(), api_url=os.environ.get("PREFECT_API_URL"), workers=workers) as running:
+        import httpx
+        from prefect.exceptions import PrefectException
+
+        try:
+            yield running
+        except (httpx.HTTPError, PrefectException) as error:
+            raise TransientError(f"Prefect at {running.api_url} does not answer: {error}") from error
+
+
+@contextmanager
+def _store() -> Iterator[Store]:
+    store = open_store()
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@app.command()
+def declare(
+    summary: Annotated[str, typer.Argument(help="What is wrong, in your own words.")],
+    service: Annotated[str, typer.Option(help="Name of the service.")],
+    severity: Annotated[Severity | None, typer.Option(help="At least this severity.")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="At most this mode.")] = None,
+    kind: Annotated[Kind, typer.Option(help="What kind of incident it is.")] = Kind.AVAILABILITY,
+    as_json: Json = False,
+) -> None:
+    """Run an incident, and return when it has ended or only a person's step is left."""
+    if not 3 <= len(summary) <= 300:
+        raise typer.BadParameter("the summary has 3 to 300 characters")
+    with _installation():
+        from blocks.service import load_profile
+        from responder.cli.live import Live
+        from responder.cli.runs import follow, start_run, wait_until_final, wait_until_told
+
+        load_profile(service)  # an unknown service is an error here and now, not a failed run
+        parameters = {"summary": summary, "service": service, "kind": kind, "severity": severity, "mode": mode}
+        run_id = start_run({name: value for name, value in parameters.items() if value is not None})
+        live = Live(people)
+        try:
+            with _store() as store:
+                followed = follow(store, run_id, live)
+                if followed.incident:
+                    wait_until_told(store, followed.incident.id, live)
+        finally:
+            live.close()
+        if not followed.waiting_for:
+            wait_until_final(run_id)
+    print_json(followed.document()) if as_json else print_fields(followed.document())
+    raise typer.Exit(0 if followed.succeeded else 1)
+
+
+@app.command(name="list")
+def list_incidents(
+    open_only: Annotated[bool, typer.Option("--open", help="Only those that are open.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List incidents, the newest first."""
+    columns = ("id", "severity", "service", "status", "outcome", "opened_at", "summary")
+    with _store() as store:
+        rows = [{name: getattr(row, name) for name in columns} for row in store.incidents(open_only=open_only)]
+    for row in rows:
+        row["opened_at"] = row["opened_at"].isoformat(timespec="seconds")
+    print_json(rows) if as_json else print_table(rows, columns)
+
+
+@app.command()
+def show(incident: IncidentId, as_json: Json = False) -> None:
+    """Show one incident: state, severity, attempts, decisions."""
+    from responder.cli.records import incident_document
+
+    with _store() as store:
+        document = incident_document(store, incident)
+    if as_json:
+        print_json(document)
+        return
+    print_fields({k: v for k, v in document.items() if not isinstance(v, list)})
+    for title in ("phases", "attempts", "decisions", "messages"):
+        rows = document[title]
+        if rows:
+            results.print(f"\n{title}")
+            print_table(rows, tuple(rows[0]))
+
+
+@app.command()
+def timeline(incident: IncidentId, as_json: Json = False) -> None:
+    """Print what happened, in UTC."""
+    from responder.store.entries import store_entries
+
+    with _store() as store:
+        entries = sorted(store_entries(store, store.incident(incident).id), key=lambda e: (e.at, e.id))
+    rows = [{"at": f"{e.at:%Y-%m-%d %H:%M:%S}", "source": e.source, "what": e.text} for e in entries]
+    print_json(rows) if as_json else print_table(rows, ("at", "source", "what"))
+
+
+@app.command()
+def postmortem(incident: IncidentId, as_json: Json = False) -> None:
+    """Print the draft of the post-mortem (Markdown)."""
+    with _store() as store:
+        row = store.incident(incident)
+        record = store.record(row.id, "post-mortem")
+    if record is None:
+        raise PermanentError(f"incident {row.id} has no post-mortem yet; it is drafted when its run ends")
+    print_json({"incident": row.id, **record}) if as_json else results.print(record["markdown"], markup=False)
+
+
+@app.command()
+def close(
+    incident: IncidentId,
+    why: Annotated[str, typer.Option(help="Why it can be closed, for the record.")] = "closed by hand",
+    as_json: Json = False,
+) -> None:
+    """Close an incident: answers the form of a paused run, or closes what stayed open."""
+    with _installation(), _store() as store:
+        from responder.cli.records import close_by_hand
+
+        document = close_by_hand(store, incident, who=me(), why=why)
+    print_json(document) if as_json else print_fields(document)
+
+
+@app.command()
+def stop(
+    why: Annotated[str, typer.Argument(help="Why, for everybody who is refused.")] = "",
+    lift: Annotated[bool, typer.Option("--lift", help="Let it act again.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only say whether everything is stopped.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Stop everything: nothing is changed anywhere until it is lifted. In force at once."""
+    with _store() as store:
+        if not status:
+            store.stop(stopped=not lift, who=me(), why=why or ("lifted" if lift else "no reason given"))
+        document = {"stopped": store.stopped() is not None, "by": store.stopped()}
+    print_json(document) if as_json else print_fields(document)
+
+
+@service_app.command("add")
+def add_service(
+    file: Annotated[Path, typer.Argument(help="The profile (YAML).", exists=True, dir_okay=False)],
+    secret: Annotated[
+        list[str] | None, typer.Option(help="NAME=@FILE for a secret in a file; else environment or prompt.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a profile, take its secrets, and save both as Prefect blocks."""
+    from responder.cli.services import gather_secrets, read_profile_file
+
+    profile = read_profile_file(file)
+    secrets = gather_secrets(profile, secret or [])
+    with _installation(workers=False):
+        from blocks.service import save_service
+
+        save_service(profile, secrets)
+    document = {"service": profile.name, "mode": profile.mode, "hosts": len(profile.hosts), "saved": True}
+    print_json(document) if as_json else print_fields(document)
+
+
+@service_app.command("list")
+def list_services(as_json: Json = False) -> None:
+    """List the saved services."""
+    with _installation(workers=False):
+        from blocks.service import load_profile, saved_services
+
+        profiles = [load_profile(name) for name in saved_services()]
+    rows = [
+        {"name": p.name, "mode": p.mode.value, "hosts": len(p.hosts), "description": p.description}
+        for p in profiles
+    ]
+    print_json(rows) if as_json else print_table(rows, ("name", "mode", "hosts", "description"))
+
+
+@service_app.command("show")
+def show_service(name: str, as_json: Json = False) -> None:
+    """Show a saved profile. Secrets are names in it, never values."""
+    import yaml
+
+    with _installation(workers=False):
+        from blocks.service import load_profile
+
+        document = load_profile(name).model_dump(mode="json")
+    if as_json:
+        print_json(document)
+    else:
+        results.print(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), markup=False)
+
+
+@service_app.command("check")
+def check_service(name: str, as_json: Json = False) -> None:
+    """Check hosts, keys, commands, rights, endpoints and credentials of a service, changing nothing."""
+    with _installation(workers=False), _store() as store:
+        from responder.cli.services import check
+
+        findings = check(name, store)
+    if as_json:
+        print_json({"service": name, "ok": all(f["ok"] for f in findings), "checks": findings})
+    else:
+        for finding in findings:
+            print_line(f"{'ok  ' if finding['ok'] else 'FAIL'}  {finding['what']}: {finding['detail']}")
+    raise typer.Exit(0 if all(f["ok"] for f in findings) else 1)
+
+
+@app.command()
+def drill(
+    scenario: Annotated[str | None, typer.Argument(help="Name of a scenario, or a scenario file.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All scenarios that come with the software.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Only list the scenarios.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Draw the lab's names as in an earlier drill.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Break the embedded lab and let an incident run repair it, scored against what is right."""
+    from responder.lab.scenario import load_scenario, scenario_names
+
+    if listed:
+        rows = [{"name": name, "summary": load_scenario(name).summary} for name in scenario_names()]
+        print_json(rows) if as_json else print_table(rows, ("name", "summary"))
+        return
+    if every == (scenario is not None):
+        raise typer.BadParameter("name a scenario, or say --all (`incident drill --list` shows them)")
+    scenarios = [load_scenario(name) for name in (scenario_names() if every else [str(scenario)])]
+    from responder.cli.drill import run_drills
+
+    document = run_drills(scenarios, seed=seed)
+    if as_json:
+        print_json(document)
+    else:
+        for row in document["scenarios"]:
+            words = "; ".join(row["problems"]) or f"{row['outcome']} ({row['cause'] or 'no cause'})"
+            print_line(f"{'ok  ' if row['ok'] else 'FAIL'}  {row['name']}: {words}")
+    raise typer.Exit(0 if document["ok"] else 1)

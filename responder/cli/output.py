@@ -1,0 +1,50 @@
+"""Printing results: a document for programs on standard output, words for people."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from responder.domain.escaping import clean
+
+Result = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+# What people wrote is printed as they wrote it: `:fire:` is no emoji.
+people = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+results = Console(highlight=False, soft_wrap=True, emoji=False)
+
+
+def print_json(document: Result) -> None:
+    """One JSON document on standard output."""
+    results.print(json.dumps(document, indent=2, ensure_ascii=False, default=str), markup=False)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Rows for people."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.replace("_", " "))
+    for row in rows:
+        table.add_row(*(_text("" if row.get(column) is None else row[column]) for column in columns))
+    results.print(table)
+
+
+def print_fields(fields: Mapping[str, Any]) -> None:
+    """One thing for people, a field a line."""
+    width = max(map(len, fields), default=0)
+    for name, value in fields.items():
+        if value not in (None, "", [], ()):
+            results.print(_text(f"{name.replace('_', ' '):<{width}}  {value}"))
+
+
+def print_line(line: str) -> None:
+    """One line for people."""
+    results.print(_text(line))
+
+
+def _text(value: object) -> Text:
+    # What hosts and people said drives no terminal.
+    return Text(clean(str(value)))

@@ -1,0 +1,97 @@
+"""Reading and closing incidents for the command line."""
+
+import time
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+
+from blocks.run_history import run_url
+from responder.cli.runs import POLL_S, wait_until_final, wait_until_told
+from responder.domain.errors import PermanentError, TransientError
+from responder.domain.profile import Profile
+from responder.store import Store
+
+ENDING_S = 120.0
+
+
+def incident_document(store: Store, incident_id: str) -> dict[str, Any]:
+    """Everything about one incident that people ask for."""
+    row = store.incident(incident_id)
+    moments = ("opened_at", "acknowledged_at", "diagnosed_at", "mitigated_at", "resolved_at", "closed_at")
+    return {
+        **{
+            name: getattr(row, name)
+            for name in (
+                "id",
+                "service",
+                "kind",
+                "mode",
+                "severity",
+                "severity_reason",
+                "status",
+                "outcome",
+                "reason",
+            )
+        },
+        **{name: at.isoformat(timespec="seconds") if (at := getattr(row, name)) else None for name in moments},
+        "summary": row.summary,
+        "pagerduty": row.pagerduty_url,
+        "channel": row.channel_name,
+        "run_url": run_url(row.run_id),
+        "phases": [
+            {"name": p.name, "starts": p.starts, "ended": p.outcome is not None} for p in store.phases(row.id)
+        ],
+        "attempts": [
+            {"id": a.id, "strategy": a.strategy, "target": a.target, "state": a.state, "reason": a.reason}
+            for a in store.attempts(row.id)
+        ],
+        "decisions": [
+            {"at": d.at.isoformat(timespec="seconds"), "who": d.who, "what": d.what, "why": d.why}
+            for d in store.decisions(row.id)
+        ],
+        "messages": [
+            {"channel": m.channel, "kind": m.kind, "state": m.state, "tries": m.tries, "error": m.error}
+            for m in store.messages(row.id)
+        ],
+    }
+
+
+def close_by_hand(store: Store, incident_id: str, *, who: str, why: str) -> dict[str, Any]:
+    """Close an incident as `who`: through the form when its run waits for one, else in the store.
+
+    The page is resolved with it. Raises `PermanentError` when it is closed already, `TransientError` when
+    its run has taken the answer and does not end.
+    """
+    row = store.incident(incident_id)
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(UUID(row.run_id)).state
+        if state and state.type is StateType.PAUSED and row.status == "open":
+            answer = client.resume_flow_run(
+                UUID(row.run_id), run_input={"decision": "close", "by": who, "why": why}
+            )
+            if answer.status.value != "ACCEPT":
+                raise PermanentError(f"the run did not take the answer: {answer.details}")
+            _wait_until_ended(store, row.id)
+            wait_until_final(row.run_id)
+            return incident_document(store, row.id)
+    store.close_incident(row.id, who=who, why=why)
+    profile = Profile.model_validate(row.profile)
+    if profile.pagerduty and row.pagerduty_id:
+        store.enqueue(row.id, channel="pagerduty", kind="resolve", body={"text": f"{who}: {why}"}, key="closed")
+    if profile.slack and row.channel_id:
+        store.enqueue(row.id, channel="slack", kind="post", body={"text": f"Closed by {who}: {why}"}, key="closed")
+    wait_until_told(store, row.id)  # the keeper sends: two senders would say it twice
+    return incident_document(store, row.id)
+
+
+def _wait_until_ended(store: Store, incident_id: str) -> None:
+    """Wait until the run has done what it was answered. Raises `TransientError` when it takes too long."""
+    deadline = time.monotonic() + ENDING_S
+    while store.incident(incident_id).outcome is None:
+        if time.monotonic() > deadline:
+            raise TransientError(
+                f"the run took the answer and has not ended yet; see `incident show {incident_id}`"
+            )
+        time.sleep(POLL_S)

@@ -1,0 +1,171 @@
+"""Services from the command line: reading profiles, taking secrets, checking that all would work."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from getpass import getpass
+from pathlib import Path
+from typing import Any
+
+from responder.domain.errors import IncidentResponseError, PermanentError
+from responder.domain.profile import Host, Profile, read_profile
+from responder.domain.sudo import listed_commands, may_run
+from responder.store import Store
+
+Finding = dict[str, Any]
+
+
+def read_profile_file(path: Path) -> Profile:
+    """The profile in a file, with the text of its `known_hosts_file` taken in. Raises `PermanentError`."""
+    profile = read_profile(_text(path, str(path)), source=str(path))
+    if not profile.ssh.known_hosts_file:
+        return profile
+    hosts = path.parent / Path(profile.ssh.known_hosts_file).expanduser()
+    text = _text(hosts, f"{path}: `ssh.known_hosts_file`: {hosts}")
+    ssh = profile.ssh.model_copy(update={"known_hosts": profile.ssh.known_hosts + text, "known_hosts_file": None})
+    return profile.model_copy(update={"ssh": ssh})
+
+
+def gather_secrets(profile: Profile, given: Sequence[str]) -> dict[str, str]:
+    """Each secret that the profile names: from `NAME=@FILE`, the environment, or a prompt.
+
+    Raises `PermanentError` naming every secret that is missing where nobody can be asked.
+    """
+    wanted = profile.secret_names()
+    secrets = dict(_from_file(item, wanted) for item in given)
+    for name in wanted:
+        if name not in secrets and os.environ.get(name):
+            secrets[name] = os.environ[name]
+    missing = [name for name in wanted if name not in secrets]
+    if missing and not sys.stdin.isatty():
+        raise PermanentError(
+            f"missing secrets: {', '.join(missing)}; set them in the environment, or give --secret NAME=@FILE"
+        )
+    for name in missing:
+        secrets[name] = getpass(f"{name}: ")
+    return secrets
+
+
+def _from_file(item: str, wanted: Sequence[str]) -> tuple[str, str]:
+    name, separator, path = item.partition("=@")
+    if not separator:
+        raise PermanentError(f"--secret {name.split('=')[0]}: say NAME=@FILE, so that it is in no shell history")
+    if name not in wanted:
+        raise PermanentError(f"--secret {name}: the profile names no such secret; it names {', '.join(wanted)}")
+    # Editors end a file with a newline, which no header that carries a token may hold.
+    return name, _text(Path(path).expanduser(), f"--secret {name}: {path}").strip()
+
+
+def _text(path: Path, named: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PermanentError(f"{named}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise PermanentError(f"{named}: not UTF-8 text") from error
+
+
+def check(name: str, store: Store) -> list[Finding]:
+    """Everything that an incident of the service would need, one finding each; nothing is changed.
+
+    What could be read is remembered: it counts as known before a fault.
+    """
+    from blocks.service import load_profile, load_ssh
+
+    profile = load_profile(name)
+    ssh = load_ssh(name)
+    findings: list[Finding] = []
+    for host in profile.hosts:
+        findings += _check_host(profile, ssh, host, store)
+    findings += _check_outside(profile)
+    return findings
+
+
+def _check_host(profile: Profile, ssh: Any, host: Host, store: Store) -> Iterator[Finding]:
+    from responder.domain.base import now
+    from responder.domain.evidence import Dossier
+    from responder.domain.verification import required_checks, take_sample
+    from tasks.probes import Look
+
+    try:
+        with Look(profile, ssh, host) as look:
+            yield _finding(f"{host.name}: reachable, host key and key accepted", True, f"as {profile.ssh.user}")
+            programs = {
+                "systemctl": profile.unit.systemctl[0],
+                "journalctl": profile.unit.journalctl[0],
+                **{program: program for program in ("ps", "free", "df", "who", "timeout", "setsid", "mkdir")},
+            }
+            if profile.endpoints.probe_from == "host":
+                programs["curl"] = "curl"
+            there = {}
+            for program in dict.fromkeys(programs.values()):
+                found = look.read("sh", "-c", 'command -v -- "$1"', "sh", program)
+                there[program] = found.exit_status == 0
+                yield _finding(
+                    f"{host.name}: command {program}", there[program], found.stdout.strip() or "missing"
+                )
+            yield from _check_rights(profile, look, host)
+            look.unit()
+            if there[programs["journalctl"]]:
+                look.journal("-n", "50")
+                unread = next(seen.unknown for seen in look.evidence if seen.key == "journal.lines")
+                yield _finding(f"{host.name}: journal", unread is None, unread or "can be read")
+            look.two_scrapes(look.endpoints)
+            sample = take_sample(Dossier(evidence=look.evidence), profile, now(), [host.name])
+            for reading in sample.readings:
+                yield _finding(
+                    f"{host.name}: {reading.check}",
+                    reading.verdict == "healthy",
+                    f"{reading.verdict}, {reading.reason}",
+                )
+            store.remember_readings(
+                profile.name,
+                [(r.host, r.check, r.verdict) for r in sample.readings if r.check in required_checks(profile)],
+            )
+    except IncidentResponseError as error:
+        yield _finding(f"{host.name}: reachable, host key and key accepted", False, str(error))
+
+
+def _check_rights(profile: Profile, look: Any, host: Host) -> Iterator[Finding]:
+    """Whether sudo would let each strategy's command run without a password, by its listing only."""
+    wanted = {name.value: strategy.command for name, strategy in profile.strategies.items()}
+    wanted |= {"reading the journal": profile.unit.journalctl, "reading the unit": profile.unit.systemctl}
+    behind_sudo = {what: command for what, command in wanted.items() if command[0] == "sudo"}
+    if not behind_sudo:
+        return
+    listing = look.read("sudo", "-n", "-l")
+    allowed = listed_commands(listing.stdout) if listing.exit_status == 0 else ()
+    for what, command in behind_sudo.items():
+        argv = [word for word in command[1:] if word != "-n"]
+        shown = " ".join(argv)
+        ok = may_run(allowed, argv, exact=what in {name.value for name in profile.strategies})
+        yield _finding(
+            f"{host.name}: sudo for {what}",
+            ok,
+            f"{shown}: NOPASSWD" if ok else f"{shown}: not in the listing of `sudo -n -l` as NOPASSWD",
+        )
+
+
+def _check_outside(profile: Profile) -> Iterator[Finding]:
+    from blocks.service import load_pagerduty, load_slack
+
+    systems: list[tuple[str, bool, Callable[[str], Any]]] = [
+        ("PagerDuty", profile.pagerduty is not None, load_pagerduty),
+        ("Slack", profile.slack is not None, load_slack),
+    ]
+    for system, configured, load in systems:
+        if not configured:
+            yield _finding(system, True, "not configured: nobody is told through it")
+            continue
+        try:
+            problems = load(profile.name).check()
+        except IncidentResponseError as error:
+            problems = [str(error)]
+        yield _finding(system, not problems, "; ".join(problems) or "credentials accepted")
+    if profile.pagerduty is None and profile.slack is None:
+        # A choice of the profile, not a fault: whoever declares an incident is told where they declare it.
+        yield _finding("telling people", True, "neither PagerDuty nor Slack is configured: nobody would be paged")
+
+
+def _finding(what: str, ok: bool, detail: str) -> Finding:
+    return {"what": what, "ok": ok, "detail": detail}

@@ -1,0 +1,235 @@
+"""A small trading gateway to break: real HTTP, a real engine child, Prometheus metrics of simulated traffic.
+
+Copied into each release directory of a lab host and run from there as the unit's main process, so it uses
+the standard library only. Like the gateway it imitates it never starts its engine again, keeps orders in
+memory only, and answers /health with 200 whatever its engine does. It ends when its standard input is
+closed: the host's supervisor holds the other end, so nothing outlives the host.
+
+Faults that the process cannot show by being killed or stopped are read from the JSON file `--faults`
+at each request:
+  metrics: "no_reply" | "html" | "garbage" | "frozen"
+  rate_limited: seconds for Retry-After; every path answers 429
+  health_status: the status code of /health and /api/health
+  error_share: share (0 to 1) of all requests answered 500
+  delay_ms: added to every answer but /metrics
+"""
+# ruff: noqa: T201 - a program whose output is its voice
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from bisect import bisect_left
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+REQUESTS_PER_S = 40.0
+
+
+def log(line: str) -> None:
+    print(time.strftime("%Y-%m-%d %H:%M:%S"), line, flush=True)
+
+
+class EngineBridge:
+    """The gateway's end of its engine process."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise FileNotFoundError(f"engine not found: {path}")
+        # -ISE: no user site, no environment; the engine starts in a few milliseconds.
+        argv = [sys.executable, "-ISE", str(path), "--stdio"]
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+    @property
+    def connected(self) -> bool:
+        return self.process.poll() is None
+
+
+class Traffic:
+    """Counters and latencies of simulated users, brought up to date whenever somebody looks."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.random = random.Random()
+        self.until = time.monotonic()
+        self.requests: Counter[tuple[str, str, int]] = Counter()
+        self.buckets = [0] * (len(BUCKETS_S) + 1)
+        self.seconds = 0.0
+
+    def observe(self, method: str, path: str, status: int, seconds: float) -> None:
+        self.requests[method, path, status] += 1
+        self.buckets[bisect_left(BUCKETS_S, seconds)] += 1
+        self.seconds += seconds
+
+    def catch_up(self, faults: dict[str, Any]) -> None:
+        count = int((time.monotonic() - self.until) * REQUESTS_PER_S)
+        self.until += count / REQUESTS_PER_S
+        for _ in range(min(count, 100_000)):
+            failed = self.random.random() < faults.get("error_share", 0)
+            method, path = self.random.choice((("GET", "/api/orders_state"), ("POST", "/api/order")))
+            latency = self.random.lognormvariate(-5, 0.5) + faults.get("delay_ms", 0) / 1000
+            self.observe(method, path, 500 if failed else 200, latency)
+
+
+class Gateway(ThreadingHTTPServer):
+    """The HTTP server and what it knows."""
+
+    # The supervisor keeps the port bound while the gateway is down, so that nobody else can take it.
+    allow_reuse_port = True
+    daemon_threads = True
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.started = time.time()
+        self.traffic = Traffic()
+        self.frozen: bytes | None = None
+        self.bridge = EngineBridge(Path(args.engine))
+        self.orders = [
+            {
+                "client_order_id": f"web-{int(self.started * 1000) + i}",
+                "symbol": "BTCUSDT",
+                "side": ("BUY", "SELL")[i % 2],
+                "order_type": "LIMIT",
+                "order_qty": 0.01 * (i + 1),
+                "limit_price": 61000.0 + i,
+                "venue_order_id": None,
+                "status": "PENDING",
+                "reason": None,
+                "executed_qty": 0.0,
+                "avg_price": None,
+                "last_ts_ns": int(self.started * 1e9),
+            }
+            for i in range(args.orders)
+        ]
+        super().__init__((args.bind, args.port), Handler)
+
+    def faults(self) -> dict[str, Any]:
+        faults: dict[str, Any] = json.loads(Path(self.args.faults).read_text())
+        return faults
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
+        print("-" * 40, file=sys.stderr)
+        traceback.print_exc()
+        print("-" * 40, file=sys.stderr, flush=True)
+
+    def metrics(self) -> str:
+        prefix, traffic = self.args.prefix, self.traffic
+        name = f"{prefix}_http_request_duration_seconds"
+        with traffic.lock:
+            requests, buckets, seconds = dict(traffic.requests), list(traffic.buckets), traffic.seconds
+        errors = sum(count for (_, _, status), count in requests.items() if status >= 500)
+        lines = [f"# TYPE {prefix}_http_requests_total counter"]
+        lines += [
+            f'{prefix}_http_requests_total{{method="{method}",endpoint="{path}",status="{status}"}} {count}'
+            for (method, path, status), count in sorted(requests.items())
+        ]
+        lines += [
+            f"# TYPE {prefix}_errors_total counter",
+            f'{prefix}_errors_total{{type="http_5xx",component="gateway"}} {errors}',
+            f"# TYPE {name} histogram",
+        ]
+        total = 0
+        for bound, count in zip((*BUCKETS_S, "+Inf"), buckets, strict=True):
+            total += count
+            lines.append(f'{name}_bucket{{le="{bound}"}} {total}')
+        lines += [
+            f"{name}_sum {seconds:.6f}",
+            f"{name}_count {total}",
+            f"# TYPE {prefix}_gateway_uptime_seconds gauge",
+            f"{prefix}_gateway_uptime_seconds {time.time() - self.started:.3f}",
+            f"# TYPE {prefix}_engine_running gauge",
+            f"{prefix}_engine_running {int(self.bridge.connected)}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request. HTTP/1.0 like the original: each answer closes its connection."""
+
+    server: Gateway
+
+    def log_message(self, *_args: object) -> None:
+        """The original writes no access log."""
+
+    def answer(self, status: int, body: object, content_type: str = "application/json", **headers: object) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(data)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        self.wfile.write(data)
+        with self.server.traffic.lock:
+            self.server.traffic.observe(self.command, self.path, status, time.monotonic() - self.began)
+
+    def do_GET(self) -> None:
+        self.began = time.monotonic()
+        gateway, faults = self.server, self.server.faults()
+        with gateway.traffic.lock:
+            gateway.traffic.catch_up(faults)
+        if retry_after := faults.get("rate_limited"):
+            return self.answer(429, {"error": "rate_limit_exceeded"}, Retry_After=retry_after)
+        if self.path == "/metrics":
+            return self.metrics(faults.get("metrics"))
+        time.sleep(faults.get("delay_ms", 0) / 1000)
+        if gateway.traffic.random.random() < faults.get("error_share", 0):
+            return self.answer(500, {"error": "internal_error"})
+        status = faults.get("health_status", 200)
+        if self.path == "/health":
+            return self.answer(status, {"ok": status == 200})
+        if self.path == "/api/health":
+            return self.answer(status, {"ok": status == 200, "engine": {"connected": gateway.bridge.connected}})
+        if self.path == "/api/orders_state":
+            return self.answer(200, {"items": gateway.orders})
+        if self.path == "/version":
+            release = Path(__file__).resolve().parent.name
+            return self.answer(200, {"version": release, "pid": os.getpid(), "started_at": gateway.started})
+        if self.path.startswith("/api/"):
+            return self.answer(404, b"<html><h1>404 Not Found</h1></html>", "text/html")
+        # Everything else is the user interface's index page, as in the original: a 200 alone proves nothing.
+        return self.answer(200, b"<!doctype html><html><title>Gateway</title></html>", "text/html")
+
+    def metrics(self, fault: str | None) -> None:
+        gateway = self.server
+        if fault == "no_reply":
+            gateway.bridge.is_running()  # type: ignore[attr-defined] # the original's defect, logged for real
+        if fault == "html":
+            return self.answer(200, b"<!doctype html><html><title>Sign in</title></html>", "text/html")
+        if fault == "garbage":
+            return self.answer(200, b'{le="\xff\xfe 1e999 }} NaN\n# TYPE\n\x00 total -5 {', "text/plain")
+        body = gateway.metrics().encode()
+        if fault == "frozen":
+            body = gateway.frozen = gateway.frozen or body
+        return self.answer(200, body, "text/plain; version=0.0.4")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bind", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--engine", required=True, help="path of the engine's program")
+    parser.add_argument("--prefix", default="gateway", help="prefix of the metric names")
+    parser.add_argument("--faults", required=True, help="path of the JSON file of faults")
+    parser.add_argument("--orders", type=int, default=0, help="orders in memory at the start")
+    args = parser.parse_args()
+    try:
+        gateway = Gateway(args)
+    except FileNotFoundError as error:
+        sys.exit(str(error))
+    threading.Thread(target=lambda: sys.stdin.read() or os._exit(0), daemon=True).start()
+    log(f"[AUDIT] Gateway listening on http://{args.bind}:{args.port}")
+    log(f"[AUDIT] Engine started: pid={gateway.bridge.process.pid}")
+    gateway.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

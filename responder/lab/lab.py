@@ -1,0 +1,363 @@
+"""The lab: a scenario's hosts, the outside services' stand-ins, and the clock that breaks things.
+
+    with Lab(load_scenario("process-crash"), run_dir=directory) as lab:
+        profile = fill(template, lab.facts())
+        lab.begin()
+        alert = lab.wait_for_alert()
+
+All names, addresses and ports are drawn at random, so that nothing can be tuned to them.
+"""
+
+import hashlib
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field
+
+from responder.domain.base import Frozen, UtcDatetime, now
+from responder.domain.incident import Alert
+from responder.lab.faults import AnyFault
+from responder.lab.host import LabError, LabHost
+from responder.lab.machine import Spec
+from responder.lab.pagerduty import PagerDutyStandIn
+from responder.lab.scenario import Scenario, ScenarioAlert
+from responder.lab.slack import SlackStandIn
+from responder.lab.sshd import load_key, new_key, reserve
+
+WORDS = (
+    "amber",
+    "birch",
+    "cedar",
+    "delta",
+    "ember",
+    "falcon",
+    "garnet",
+    "heron",
+    "indigo",
+    "juniper",
+    "kestrel",
+    "lupin",
+    "maple",
+    "nimbus",
+    "onyx",
+    "plover",
+    "quartz",
+    "raven",
+    "sable",
+    "tundra",
+    "umber",
+    "violet",
+    "willow",
+    "yarrow",
+    "zephyr",
+)
+KINDS = ("trade", "order", "quote", "clear", "route")
+
+
+class HostFacts(Frozen):
+    """One host, as a profile needs it."""
+
+    name: str
+    address: str
+    port: int = Field(description="SSH port.")
+    gateway_port: int
+    directory: str = Field(description="Where the host lies on this machine; nothing a profile should use.")
+
+
+class LabFacts(Frozen):
+    """All that a profile of the lab's service has to say. Paths start at the login directory.
+
+    Hosts share one file system here, so that an absolute path could not be the same on all of them.
+    """
+
+    service: str
+    unit: str
+    process_pattern: str = Field(description="Regular expression that matches the unit's processes.")
+    hosts: tuple[HostFacts, ...]
+    user: str
+    private_key: str = Field(repr=False)
+    known_hosts: str
+    gateway_port: int = Field(description="The same on all hosts.")
+    gateway_url: str = Field(description="As seen from each host, without a slash at its end.")
+    release_link: str
+    rollback_script: str
+    failover_script: str
+    metrics_prefix: str
+    alert_labels: dict[str, str] = Field(description="Labels that all alerts of this service have.")
+    pagerduty: dict[str, Any] = Field(repr=False, description="The stand-in's settings().")
+    slack: dict[str, Any] = Field(repr=False, description="The stand-in's settings().")
+
+
+class HostAction(Frozen):
+    """One thing that a host did to its unit by systemctl, as its supervisor counted it."""
+
+    host: str
+    verb: str
+    unit: str
+    at: UtcDatetime
+    pid_before: int
+    pid_after: int
+    returned: int
+
+
+class RaisedAlert(Frozen):
+    """An alert as Alertmanager would send it."""
+
+    name: str
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    fingerprint: str
+    starts_at: UtcDatetime
+    ends_at: UtcDatetime | None = None
+    group_key: str
+
+    @property
+    def incident_key(self) -> str:
+        """PagerDuty's key of this alert: Alertmanager's integration sends the hash of the group key."""
+        return hashlib.sha256(self.group_key.encode()).hexdigest()
+
+    @property
+    def alert(self) -> Alert:
+        """The same in the domain's words."""
+        return Alert(
+            name=self.name,
+            labels=self.labels,
+            summary=self.annotations["summary"],
+            fingerprint=self.fingerprint,
+            starts_at=self.starts_at,
+            ends_at=self.ends_at,
+            incident_key=self.incident_key,
+        )
+
+
+class Lab:
+    """A scenario's world, from `start` to `stop`, or as a `with` block."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        run_dir: Path | str,
+        seed: int | None = None,
+        clock_scale: float = 1,
+    ) -> None:
+        """`run_dir` gets one directory a host. `clock_scale` is how much faster PagerDuty's clocks run.
+
+        A drill's profile has its clocks at a tenth already, snoozes too: the stand-in takes them as they are.
+        """
+        self.scenario = scenario
+        self.seed = random.SystemRandom().getrandbits(32) if seed is None else seed
+        self.run_dir = Path(run_dir).resolve()
+        self.began_at: datetime | None = None
+        self.raised: list[RaisedAlert] = []
+        self.errors: list[str] = []
+        self.pagerduty = PagerDutyStandIn(clock_scale=clock_scale)
+        self.slack = SlackStandIn(channels=("lab-oncall",))
+        self._changed = threading.Condition()
+        self._stopped = threading.Event()
+        self._clock: threading.Thread | None = None
+        self._private_key = new_key()
+        self.hosts = self._draw()
+
+    def _draw(self) -> tuple[LabHost, ...]:
+        draw = random.Random(self.seed)
+        word, other = draw.sample(WORDS, 2)
+        self.service = f"{word}-{draw.choice(KINDS)}"
+        self.unit = f"{word}{draw.choice(('d', '-gw', '-svc', ''))}"
+        self.metrics_prefix = f"{word}_{draw.choice(KINDS)}"
+        user = draw.choice(("ops", "oncall", "sre", "relay"))
+        names = [f"{other}-{draw.choice('abc')}{number}" for number in range(1, self.scenario.hosts + 1)]
+        network = f"127.{draw.randint(1, 250)}.{draw.randint(1, 250)}"
+        addresses = [f"{network}.{number}" for number in range(1, self.scenario.hosts + 1)]
+        port = _free_port(addresses, draw)
+        client_key = load_key(self._private_key).get_base64()
+        return tuple(
+            LabHost(
+                Spec(
+                    # Says nothing of the service, or every command line on the host would match its name.
+                    directory=str(self.run_dir / f"host-{number}"),
+                    name=name,
+                    address=address,
+                    gateway_port=port,
+                    user=user,
+                    client_key=client_key,
+                    unit=self.unit,
+                    service=self.service,
+                    metrics_prefix=self.metrics_prefix,
+                    restart_policy=self.scenario.restart_policy or "no",
+                )
+            )
+            for number, (name, address) in enumerate(zip(names, addresses, strict=True))
+        )
+
+    def start(self) -> Self:
+        """Start everything; after this all is healthy. Raises `LabError`."""
+        try:
+            self.pagerduty.start()
+            self.slack.start()
+            for host in self.hosts:
+                host.start()
+            for host in self.hosts:
+                host.ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def facts(self) -> LabFacts:
+        """What the profile of the lab's service is filled from."""
+        spec = self.hosts[0].spec
+        base = f"opt/{self.service}"
+        return LabFacts(
+            service=self.service,
+            unit=self.unit,
+            process_pattern=f"{self.service}_(gateway|engine)",
+            hosts=tuple(
+                HostFacts(
+                    name=host.name,
+                    address=host.address,
+                    port=host.port,
+                    gateway_port=spec.gateway_port,
+                    directory=str(host.directory),
+                )
+                for host in self.hosts
+            ),
+            user=spec.user,
+            private_key=self._private_key,
+            known_hosts="".join(f"{host.known_hosts}\n" for host in self.hosts),
+            gateway_port=spec.gateway_port,
+            gateway_url=f"http://127.0.0.1:{spec.gateway_port}",
+            release_link=f"{base}/current",
+            rollback_script=f"{base}/scripts/rollback.sh",
+            failover_script=f"{base}/scripts/failover.sh",
+            metrics_prefix=self.metrics_prefix,
+            alert_labels={"service": self.service},
+            pagerduty=self.pagerduty.settings(),
+            slack=self.slack.settings(),
+        )
+
+    def begin(self) -> None:
+        """Start the scenario's clock: from now on things break and alerts fire at their times."""
+        events: list[tuple[float, Callable[[], None]]] = []
+        for fault in self.scenario.faults:
+            events.append((fault.at_s, partial(self.apply, fault)))
+        for alert in self.scenario.trigger.alerts:
+            events.append((alert.at_s, partial(self._raise, alert)))
+            if alert.resolves_at_s is not None:
+                events.append((alert.resolves_at_s, partial(self._resolve, alert)))
+        self.began_at = now()
+        ordered = sorted(events, key=lambda event: event[0])
+        self._clock = threading.Thread(target=self._run, args=(ordered, time.monotonic()), daemon=True)
+        self._clock.start()
+
+    def apply(self, fault: AnyFault) -> None:
+        """Do a fault now, to the hosts that it names. Raises `LabError`."""
+        for host in self.hosts if fault.host == "all" else [self.hosts[fault.host]]:
+            fault.apply(host)
+
+    def wait_for_alert(self, timeout_s: float = 30, count: int = 1) -> RaisedAlert:
+        """The newest alert, once so many have been raised. Raises TimeoutError, `LabError`."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.errors or len(self.raised) >= count, timeout_s):
+                raise TimeoutError(f"{len(self.raised)} of {count} alerts after {timeout_s} s")
+            if self.errors:
+                raise LabError("; ".join(self.errors))
+            return self.raised[-1]
+
+    def actions(self) -> list[HostAction]:
+        """Everything the hosts did to their units by systemctl, in order of time."""
+        found = [HostAction(host=host.name, **action) for host in self.hosts for action in host.ask("actions")]
+        return sorted(found, key=lambda action: action.at)
+
+    def stop(self) -> None:
+        """End everything that was started. Repeatable."""
+        self._stopped.set()
+        if self._clock is not None:
+            self._clock.join(5)
+        for host in self.hosts:
+            host.stop()
+        self.pagerduty.stop()
+        self.slack.stop()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _run(self, events: list[tuple[float, Callable[[], None]]], began: float) -> None:
+        for at_s, event in events:
+            if self._stopped.wait(max(0, began + at_s - time.monotonic())):
+                return
+            try:
+                event()
+            except (LabError, OSError) as error:
+                # The clock goes on, and whoever waits or reads `errors` learns that the drill is worthless.
+                with self._changed:
+                    self.errors.append(f"at {at_s} s: {error}")
+                    self._changed.notify_all()
+
+    def _labels(self, alert: ScenarioAlert) -> dict[str, str]:
+        return {
+            "alertname": alert.name,
+            "service": self.service,
+            "instance": self.hosts[alert.host].name,
+            "job": self.service,
+            "severity": alert.severity,
+            **alert.labels,
+        }
+
+    def _raise(self, alert: ScenarioAlert) -> None:
+        labels = self._labels(alert)
+        grouped = ", ".join(f'{name}="{labels[name]}"' for name in ("alertname", "service"))
+        raised = RaisedAlert(
+            name=alert.name,
+            labels=labels,
+            annotations={"summary": alert.summary or f"{alert.name} on {labels['instance']}"},
+            fingerprint=_fingerprint(labels),
+            starts_at=now(),
+            group_key=f"{{}}:{{{grouped}}}",
+        )
+        self.pagerduty.alert(raised.incident_key, raised.annotations["summary"])
+        with self._changed:
+            self.raised.append(raised)
+            self._changed.notify_all()
+
+    def _resolve(self, alert: ScenarioAlert) -> None:
+        fingerprint = _fingerprint(self._labels(alert))
+        with self._changed:
+            self.raised = [
+                raised.model_copy(update={"ends_at": now()})
+                if raised.fingerprint == fingerprint and raised.ends_at is None
+                else raised
+                for raised in self.raised
+            ]
+            [key] = {raised.incident_key for raised in self.raised if raised.fingerprint == fingerprint}
+            firing = any(raised.incident_key == key and raised.ends_at is None for raised in self.raised)
+            self._changed.notify_all()
+        if not firing:
+            self.pagerduty.alert_resolved(key)
+
+
+def _fingerprint(labels: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(labels, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _free_port(addresses: list[str], draw: random.Random) -> int:
+    """A port that is free on all addresses. Raises LabError after many tries."""
+    for _ in range(100):
+        port = draw.randint(20_000, 60_000)
+        try:
+            for address in addresses:
+                reserve(address, port).close()
+        except OSError:
+            continue
+        return port
+    raise LabError("found no port that is free on all hosts' addresses")
