@@ -1,0 +1,50 @@
+"""The store's timeline entries: every message is named by what it is to people."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from responder.domain.incident import Kind, Mode
+from responder.store import Store
+from responder.store.entries import store_entries
+from tests.factories import profile
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(f"sqlite:///{tmp_path}/incidents.db")
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("channel", "kind", "key", "words"),
+    [
+        ("pagerduty", "find", "find", "PagerDuty, find and acknowledge the alert's page"),
+        ("pagerduty", "note", "note-diagnosis", "PagerDuty, note on the page"),
+        ("slack", "post", "initial", "Slack, initial notice"),
+        ("slack", "post", "update-mitigate-restart-gw-1", "Slack, status update"),
+        ("slack-stakeholders", "post", "resolution", "Slack (stakeholders), resolution notice"),
+        ("slack-backup", "post", "backup-escalate", "Slack (backup), tell the backup contact"),
+        ("slack", "post", None, "Slack, post"),
+        ("fax", "new_kind", "other", "fax, new kind"),
+    ],
+)
+def test_a_message_is_named_by_what_it_is_to_people(
+    store: Store, channel: str, kind: str, key: str | None, words: str
+) -> None:
+    row = store.open_incident(
+        run_id="run-1",
+        profile=profile(),
+        summary="the gateway is down",
+        kind=Kind.AVAILABILITY,
+        mode=Mode.LIVE,
+        alerts=[],
+        severity=None,
+        declared=True,
+    )
+    store.enqueue(row.id, channel=channel, kind=kind, body={}, key=key)
+    texts = [entry.text for entry in store_entries(store, row.id) if entry.source == "message"]
+    assert texts == [f"{words}: waiting"]

@@ -1,0 +1,605 @@
+"""The keeper's duties, one by one: a store of their own, real stand-ins, the session's Prefect server."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from factories import alert, profile
+
+from responder.domain.base import now
+from responder.domain.incident import Kind, Mode, Severity
+from responder.domain.profile import Profile
+from responder.lab.pagerduty import Incident, PagerDutyStandIn
+from responder.lab.slack import SlackStandIn
+from responder.store import Store
+from responder.store.tables import IncidentRow, LeaseRow, MessageRow
+
+ONE_SNOOZE_S = 6
+"""A drill's page lease; the stand-in's clock runs four times as fast."""
+CLOCK_SCALE = 4
+
+
+@dataclass
+class Desk:
+    """What a duty works with. `tick` sends what is due."""
+
+    store: Store
+    pagerduty: PagerDutyStandIn
+    slack: SlackStandIn
+    profile: Profile
+    access: Any
+
+    def open(
+        self, key: str = "", *, run_id: str | None = None, mode: Mode = Mode.LIVE, **changes: Any
+    ) -> IncidentRow:
+        """A fresh incident whose alert has `key`."""
+        row = self.store.open_incident(
+            run_id=run_id or str(uuid4()),
+            profile=self.profile.model_copy(update={"name": f"shop-{uuid4().hex[:8]}"}),
+            summary="gateway down",
+            kind=Kind.AVAILABILITY,
+            mode=Mode.LIVE,
+            alerts=[alert(incident_key=key)] if key else [],
+            severity=None,
+            declared=not key,
+        )
+        # A service and kind have one open incident; these tests share one set of credentials instead.
+        self.store.note_world(row.id, service=self.profile.name, severity="P1")
+        return self.store.incident(row.id)
+
+    def hold(self, row: IncidentRow, lease_s: float = 60, step_s: float = 60) -> None:
+        """A run that lives and is within its step, or not."""
+        epoch = self.store.begin_run(row.id, holder="test", lease_s=lease_s)
+        self.store.begin_step(row.id, epoch, "diagnosis", deadline_s=step_s)
+
+    def put(self, row: IncidentRow, channel: str, kind: str, key: str | None = None, **body: Any) -> None:
+        self.store.enqueue(row.id, channel=channel, kind=kind, body=body, key=key)
+
+    def tick(self) -> None:
+        from responder.keeper.outbox import send_due_messages
+
+        send_due_messages(self.store, self.access)
+
+    def tick_until(self, true: Callable[[], object], seconds: float = 15) -> None:
+        ends = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < ends, [(m.kind, m.state, m.error) for m in self.messages()]
+            self.tick()
+            time.sleep(0.05)
+
+    def hurry(self, row: IncidentRow) -> None:
+        """Whatever waits for its next try is due now."""
+        for message in self.store.messages(row.id):
+            if message.state == "waiting":
+                self.store.settle_message(message.number, state="waiting", error=message.error, retry_at=now())
+
+    def messages(self) -> list[MessageRow]:
+        return [m for row in self.store.incidents() for m in self.store.messages(row.id)]
+
+    def states(self, row: IncidentRow) -> list[tuple[str, str]]:
+        return [(message.kind, message.state) for message in self.store.messages(row.id)]
+
+    def row(self, row: IncidentRow) -> IncidentRow:
+        return self.store.incident(row.id)
+
+    def lease(self, row: IncidentRow) -> LeaseRow | None:
+        return next((lease for lease, incident in self.store.leases() if incident.id == row.id), None)
+
+    def page_of(self, key: str) -> Incident:
+        [found] = [incident for incident in self.pagerduty.incidents if incident.incident_key == key]
+        return found
+
+    def posted(self, channel: str) -> list[str]:
+        return [message.text for message in self.slack.messages if message.channel_name == channel]
+
+
+@pytest.fixture(scope="module")
+def vendors(installation) -> Iterator[tuple[PagerDutyStandIn, SlackStandIn, Profile]]:
+    """Stand-ins for PagerDuty and Slack, and a saved service that speaks to them."""
+    from blocks.service import save_service
+
+    with (
+        PagerDutyStandIn(clock_scale=CLOCK_SCALE, appear_s=0.2) as pagerduty,
+        SlackStandIn(channels=("oncall",)) as slack,
+    ):
+        access = pagerduty.settings() | {"api_token": "SHOP_TOKEN", "routing_key": "SHOP_ROUTING_KEY"}
+        service = profile(
+            name=f"keeper-{uuid4().hex[:8]}",
+            mode="live",
+            drill=True,
+            clocks={"page_lease_s": 60},
+            pagerduty=access,
+            slack={"token": "SHOP_SLACK", "base_url": slack.settings()["base_url"], "backup_channel": "#oncall"},
+        )
+        secrets = {
+            "SHOP_SSH_KEY": "none",
+            "SHOP_TOKEN": pagerduty.api_token,
+            "SHOP_ROUTING_KEY": pagerduty.routing_key,
+            "SHOP_SLACK": slack.token,
+        }
+        save_service(service, secrets)
+        yield pagerduty, slack, service
+
+
+@pytest.fixture
+def desk(vendors, tmp_path: Path) -> Iterator[Desk]:
+    from responder.keeper.access import Access
+
+    pagerduty, slack, service = vendors
+    store = Store(f"sqlite:///{tmp_path / 'store.db'}")
+    store.migrate()
+    yield Desk(store, pagerduty, slack, service, Access())
+    store.close()
+    pagerduty.heal()
+    slack.heal()
+
+
+def fired(desk: Desk) -> tuple[str, str]:
+    """An alert that has its page already: the key and the page's id."""
+    key = uuid4().hex
+    desk.pagerduty.alert(key, "ShopDown")
+    ends = time.monotonic() + 5
+    while not any(incident.incident_key == key for incident in desk.pagerduty.incidents):
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+    return key, desk.page_of(key).id
+
+
+# --- finding, opening and holding the page -----------------------------------------------------------
+
+
+def test_the_alerts_page_is_found_acknowledged_and_snoozed(desk):
+    key, page_id = fired(desk)
+    row = desk.open(key)
+    desk.hold(row)
+    desk.put(row, "pagerduty", "find", keys=[key], wait_s=1.5)
+    desk.tick()
+    row, page = desk.row(row), desk.page_of(key)
+    assert desk.states(row) == [("find", "sent")]
+    assert (row.pagerduty_id, row.pagerduty_status, page.status) == (page_id, "acknowledged", "acknowledged")
+    assert [entry.kind for entry in page.log] == ["trigger", "acknowledge", "snooze"]
+    assert row.acknowledged_at is not None
+    assert timedelta(0) < desk.lease(row).page_until - now() <= timedelta(seconds=ONE_SNOOZE_S)
+
+
+def test_a_page_that_appears_late_is_looked_for_until_it_is_there(desk):
+    key = uuid4().hex
+    row = desk.open(key)
+    desk.put(row, "pagerduty", "find", keys=[key], wait_s=10)
+    desk.tick()
+    assert desk.states(row) == [("find", "waiting")]
+    desk.pagerduty.alert(key, "ShopDown")
+    desk.tick_until(lambda: desk.row(row).pagerduty_id)
+    assert desk.page_of(key).status == "acknowledged"
+
+
+def test_without_a_page_of_the_alert_our_own_is_opened_once_and_acknowledged(desk):
+    row = desk.open(uuid4().hex)
+    desk.put(row, "pagerduty", "find", keys=["of-nobody"], wait_s=0.5)
+    desk.put(row, "pagerduty", "open", key="open", summary="P1 shop: gateway down", link="http://run")
+    desk.tick_until(lambda: desk.states(row) == [("find", "sent"), ("open", "sent")])
+    page = desk.page_of(f"incident-{row.id}")
+    assert (page.title, page.status, desk.row(row).pagerduty_id) == (
+        "P1 shop: gateway down",
+        "acknowledged",
+        page.id,
+    )
+    assert [p.why for p in desk.pagerduty.pages if p.incident_id == page.id] == ["triggered"]
+
+
+def test_a_page_that_is_resolved_already_is_noted_and_left_alone(desk):
+    key, page_id = fired(desk)
+    desk.pagerduty.person_resolves(page_id)
+    row = desk.open(key)
+    desk.put(row, "pagerduty", "find", keys=[key], wait_s=5)
+    desk.tick()
+    assert (desk.row(row).pagerduty_status, desk.row(row).acknowledged_at) == ("resolved", None)
+    assert desk.page_of(key).status == "resolved"
+
+
+def test_when_our_page_does_not_appear_the_backup_is_told_and_it_is_looked_for_on(desk):
+    """The Events API accepts an event that opens nothing, as for a service in maintenance."""
+    row = desk.open()
+    desk.pagerduty.appear_s = 60
+    try:
+        desk.put(row, "pagerduty", "open", key="open", summary="P1 shop: gateway down", link="http://run")
+        desk.tick_until(lambda: any("gateway down" in text for text in desk.posted("oncall")))
+        assert desk.states(row)[0] == ("open", "waiting")
+    finally:
+        desk.pagerduty.appear_s = 0.2
+
+
+# --- page, escalate, note, resolve --------------------------------------------------------------------
+
+
+def acknowledged(desk: Desk, **lease: float) -> IncidentRow:
+    """An incident that holds its alert's page."""
+    key, _ = fired(desk)
+    row = desk.open(key)
+    desk.hold(row, **lease)
+    desk.put(row, "pagerduty", "find", keys=[key], wait_s=5)
+    desk.tick()
+    return desk.row(row)
+
+
+def pages(desk: Desk, row: IncidentRow) -> list[str]:
+    """Why somebody was notified, without the alert's own first page."""
+    return [page.why for page in desk.pagerduty.pages if page.incident_id == row.pagerduty_id][1:]
+
+
+def test_a_page_asks_responders_of_the_policy_to_join(desk):
+    row = acknowledged(desk)
+    desk.put(row, "pagerduty", "page", text="P1 shop: gateway down")
+    desk.tick()
+    assert pages(desk, row) == ["P1 shop: gateway down"]
+
+
+def test_notes_arrive_in_their_order_and_resolving_says_why(desk):
+    row = acknowledged(desk)
+    for number in range(5):
+        desk.put(row, "pagerduty", "note", text=f"note {number}")
+    desk.put(row, "pagerduty", "resolve", text="restarted and confirmed")
+    for _ in range(6):
+        desk.tick()
+    [page] = [incident for incident in desk.pagerduty.incidents if incident.id == row.pagerduty_id]
+    assert page.notes == [f"note {number}" for number in range(5)]
+    assert (page.status, page.resolution, desk.row(row).pagerduty_status) == (
+        "resolved",
+        "restarted and confirmed",
+        "resolved",
+    )
+
+
+def test_escalating_triggers_the_page_again_with_the_reason(desk):
+    row = acknowledged(desk)
+    desk.put(row, "pagerduty", "escalate", text="restart did not hold", summary="P1 shop", link="http://run")
+    desk.tick()
+    [page] = [incident for incident in desk.pagerduty.incidents if incident.id == row.pagerduty_id]
+    assert (page.status, page.notes, pages(desk, row)) == ("triggered", ["restart did not hold"], ["escalated"])
+    assert desk.row(row).pagerduty_status == "triggered"
+
+
+def test_escalating_without_a_page_opens_one(desk):
+    row = desk.open()
+    desk.put(row, "pagerduty", "escalate", text="nobody knows why", summary="P1 shop: down", link="http://run")
+    desk.tick_until(
+        lambda: any(i.incident_key == f"incident-{row.id}-escalation" for i in desk.pagerduty.incidents)
+    )
+    page = desk.page_of(f"incident-{row.id}-escalation")
+    assert (page.title, page.details, page.status) == ("P1 shop: down", {"page": "nobody knows why"}, "triggered")
+
+
+@pytest.mark.parametrize("kind", ["page", "escalate"])
+def test_where_the_page_was_resolved_meanwhile_a_new_one_wakes_people(desk, kind):
+    """An alert that flaps resolves its page; a resolved page can neither be triggered nor wake anybody."""
+    row = acknowledged(desk)
+    desk.pagerduty.person_resolves(row.pagerduty_id)
+    desk.put(row, "pagerduty", kind, text="restart did not hold", summary="P1 shop: down", link="http://run")
+    desk.tick_until(lambda: any(row.id in incident.incident_key for incident in desk.pagerduty.incidents))
+    assert desk.page_of(f"incident-{row.id}-escalation").status == "triggered"
+
+
+def test_a_channel_is_made_and_what_follows_is_posted_there(desk):
+    row = desk.open()
+    name = f"incident-20260304-{row.id}"
+    desk.put(row, "slack", "create_channel", name=name, topic="P1 shop")
+    desk.put(row, "slack", "post", text="we look into it")
+    desk.put(row, "slack", "post", text="it is back")
+    for _ in range(3):
+        desk.tick()
+    assert desk.row(row).channel_name == name
+    assert desk.posted(name) == ["we look into it", "it is back"]
+
+
+def test_where_the_channel_cannot_be_made_the_backup_channel_hears_it(desk):
+    row = desk.open()
+    desk.slack.fail("403", times=1, path="conversations.create")
+    desk.put(row, "slack", "create_channel", name="incident-20260304-refused", topic="P1 shop")
+    desk.put(row, "slack", "post", text=f"{row.id} is looked into")
+    desk.tick()
+    desk.tick()
+    assert desk.states(row) == [("create_channel", "failed"), ("post", "sent")]
+    assert f"{row.id} is looked into" in desk.posted("oncall")
+
+
+# --- what fails ----------------------------------------------------------------------------------------
+
+
+def test_a_message_that_fails_holds_up_its_own_channel_only(desk):
+    row = acknowledged(desk)
+    desk.pagerduty.fail("500", times=None)
+    desk.put(row, "pagerduty", "note", text="first")
+    desk.put(row, "pagerduty", "note", text="second")
+    desk.put(row, "slack", "post", text=f"{row.id} goes on")
+    desk.tick()
+    desk.tick()
+    assert desk.states(row)[1:] == [("note", "waiting"), ("note", "waiting"), ("post", "sent")]
+    [first, second] = [m for m in desk.store.messages(row.id) if m.kind == "note"]
+    assert (first.tries, second.tries) == (1, 0)
+    assert "500" in first.error
+
+
+def test_another_incident_is_told_while_one_has_to_wait(desk):
+    waiting, other = acknowledged(desk), acknowledged(desk)
+    desk.pagerduty.fail("500", times=None, path=waiting.pagerduty_id)
+    desk.put(waiting, "pagerduty", "note", text="held up")
+    desk.put(other, "pagerduty", "note", text="not held up")
+    desk.tick()
+    assert desk.states(waiting)[-1] == ("note", "waiting")
+    assert desk.states(other)[-1] == ("note", "sent")
+
+
+@pytest.mark.parametrize(("asked_s", "least_s", "most_s"), [(7, 6, 7), (3600, 55, 60)])
+def test_retry_after_is_respected_and_bounded(desk, asked_s, least_s, most_s):
+    row = desk.open()
+    desk.slack.retry_after_s = asked_s
+    desk.slack.fail("429")
+    desk.put(row, "slack", "post", text="one moment")
+    desk.tick()
+    [message] = desk.store.messages(row.id)
+    assert timedelta(seconds=least_s) < message.next_at - now() <= timedelta(seconds=most_s)
+    desk.tick()
+    assert desk.store.messages(row.id)[0].tries == 1, "tried before its time"
+
+
+def test_a_refused_page_tells_the_backup_once_and_is_tried_until_it_arrives(desk):
+    row = acknowledged(desk)
+    desk.pagerduty.fail("401", times=None)
+    text = f"P1 shop: {row.id} needs you"
+    desk.put(row, "pagerduty", "page", key="page", text=text)
+    for _ in range(5):
+        desk.tick()
+        desk.hurry(row)
+    told = [said for said in desk.posted("oncall") if row.id in said]
+    assert told == [f"PagerDuty cannot be reached. {text}"]
+    [page] = [message for message in desk.store.messages(row.id) if message.kind == "page"]
+    assert (page.state, page.tries >= 4, "401" in page.error) == ("waiting", True, True)
+    desk.pagerduty.heal()
+    desk.hurry(row)
+    desk.tick()
+    assert pages(desk, row).count(text) == 1
+    assert ("page", "sent") in desk.states(row)
+
+
+def test_a_refused_note_is_given_up_and_the_next_message_goes_on(desk):
+    row = acknowledged(desk)
+    desk.pagerduty.fail("403", path="notes")
+    desk.put(row, "pagerduty", "note", text="refused")
+    desk.put(row, "pagerduty", "note", text="taken")
+    desk.tick()
+    desk.tick()
+    assert desk.states(row)[1:] == [("note", "failed"), ("note", "sent")]
+    assert desk.pagerduty.notes[row.pagerduty_id] == ["taken"]
+
+
+def test_pauses_between_tries_grow(desk):
+    row = desk.open()
+    desk.slack.fail("500", times=None)
+    desk.put(row, "slack", "post", text="hello")
+    pauses = []
+    for _ in range(4):
+        desk.tick()
+        [message] = desk.store.messages(row.id)
+        pauses.append(round((message.next_at - now()).total_seconds()))
+        desk.hurry(row)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > pauses[0]
+
+
+def test_while_prefect_is_silent_the_known_credentials_are_used(desk, monkeypatch):
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    from responder.domain.errors import TransientError
+    from responder.keeper.access import Access
+
+    row = desk.open()
+    desk.put(row, "slack", "post", text=f"{row.id} before")
+    desk.tick()
+    desk.put(row, "slack", "post", text=f"{row.id} meanwhile")
+    monkeypatch.setattr("responder.keeper.access.FRESH_S", 0)
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}):
+        desk.tick()
+        with pytest.raises(TransientError, match="does not hand out"):
+            Access().slack(desk.profile.name)
+    assert [text for text in desk.posted("oncall") if row.id in text] == [
+        f"{row.id} before",
+        f"{row.id} meanwhile",
+    ]
+
+
+# --- the page's lease ------------------------------------------------------------------------------------
+
+
+def keep_quiet_for(desk: Desk, row: IncidentRow, seconds: float) -> None:
+    """The duty, again and again; each time the renewal is due."""
+    from responder.keeper.leases import keep_pages_quiet
+
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        desk.store.renew_page(row.id, now())
+        keep_pages_quiet(desk.store, desk.access)
+        time.sleep(0.1)
+
+
+def test_a_page_stays_quiet_while_the_run_lives_and_its_step_is_not_overdue(desk):
+    row = acknowledged(desk)
+    keep_quiet_for(desk, row, 1.5 * ONE_SNOOZE_S / CLOCK_SCALE)
+    assert pages(desk, row) == []
+    assert desk.row(row).pagerduty_status == "acknowledged"
+
+
+@pytest.mark.parametrize("lapsed", [{"lease_s": -1}, {"step_s": -1}], ids=["run lease", "step deadline"])
+def test_when_nobody_works_any_more_pagerduty_pages_by_itself(desk, lapsed):
+    row = acknowledged(desk, **lapsed)
+    keep_quiet_for(desk, row, 1.5 * ONE_SNOOZE_S / CLOCK_SCALE)
+    assert pages(desk, row) == ["the acknowledgement ran out"]
+    assert desk.row(row).pagerduty_status == "triggered"
+
+
+def test_a_person_who_takes_the_page_is_noted(desk):
+    row = acknowledged(desk)
+    desk.pagerduty.person_acknowledges(row.pagerduty_id, "Robin")
+    keep_quiet_for(desk, row, 0.1)
+    assert desk.row(row).acknowledged_by == "Robin"
+
+
+def test_one_service_that_cannot_be_reached_keeps_no_other_page_from_being_renewed(desk):
+    from responder.keeper.leases import keep_pages_quiet
+
+    broken, fine = acknowledged(desk), acknowledged(desk)
+    desk.pagerduty.fail("401", times=None, path=broken.pagerduty_id)
+    for row in (broken, fine):
+        desk.store.renew_page(row.id, now())
+    keep_pages_quiet(desk.store, desk.access)
+    assert desk.lease(fine).page_until > now() + timedelta(seconds=ONE_SNOOZE_S - 2)
+    assert desk.lease(broken).page_until <= now()
+
+
+# --- taking up runs ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def deployment_id(installation) -> UUID:
+    """A deployment that no worker serves: what is scheduled stays scheduled."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow_from_name("kept-by-the-keeper")
+        return client.create_deployment(flow_id=flow_id, name="unserved")
+
+
+def lapsed_run(desk: Desk, deployment_id: UUID, state: Any) -> IncidentRow:
+    """An incident whose run is in `state` and whose lease has lapsed."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import Pending
+
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run_from_deployment(deployment_id, state=Pending())
+        client.set_flow_run_state(run.id, state, force=True)
+    row = desk.open(run_id=str(run.id))
+    desk.hold(row, lease_s=-1)
+    return desk.row(row)
+
+
+def take_up(desk: Desk) -> None:
+    from responder.keeper.runs import take_up_lapsed_runs
+
+    take_up_lapsed_runs(desk.store, "keeper:test")
+
+
+def state_of(row: IncidentRow) -> str:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(UUID(row.run_id)).state.name
+
+
+def test_a_crashed_run_is_scheduled_again_but_not_before_the_workers_second_crash_report(desk, deployment_id):
+    from prefect.states import Crashed
+
+    from responder.keeper.runs import AFTER_CRASH
+
+    row = lapsed_run(desk, deployment_id, Crashed())
+    crashed = time.monotonic()
+    while state_of(row) == "Crashed":
+        assert time.monotonic() - crashed < 30
+        take_up(desk)
+        time.sleep(0.3)
+    assert time.monotonic() - crashed > AFTER_CRASH.total_seconds() - 1
+    assert state_of(row) == "AwaitingRetry"
+    after = desk.row(row)
+    assert (after.epoch, after.take_ups, after.outcome) == (row.epoch + 1, 1, None)
+    assert desk.lease(row).expires_at > now()
+    assert [d.what for d in desk.store.decisions(row.id)] == ["takes the run up again"]
+
+
+def test_a_run_whose_worker_died_with_it_is_scheduled_again_at_once(desk, deployment_id):
+    from prefect.states import Running
+
+    row = lapsed_run(desk, deployment_id, Running())
+    take_up(desk)
+    assert state_of(row) == "AwaitingRetry"
+
+
+def test_a_run_that_lives_is_left_alone(desk, deployment_id):
+    from prefect.states import Running
+
+    row = lapsed_run(desk, deployment_id, Running())
+    desk.hold(row, lease_s=60)
+    before = desk.row(row).epoch
+    take_up(desk)
+    assert (state_of(row), desk.row(row).epoch) == ("Running", before)
+
+
+@pytest.mark.parametrize("state", ["Failed", "Cancelled", "Completed"])
+def test_a_run_that_ended_before_its_incident_is_handed_to_a_person(desk, deployment_id, state):
+    from prefect import states
+
+    row = lapsed_run(desk, deployment_id, getattr(states, state)())
+    take_up(desk)
+    assert_handed_over(desk, row, f"the run ended as {state}")
+    assert state_of(row) == state
+
+
+def test_a_run_that_was_deleted_is_handed_to_a_person(desk, deployment_id):
+    from prefect.client.orchestration import get_client
+    from prefect.states import Running
+
+    row = lapsed_run(desk, deployment_id, Running())
+    with get_client(sync_client=True) as client:
+        client.delete_flow_run(UUID(row.run_id))
+    take_up(desk)
+    assert_handed_over(desk, row, "deleted")
+
+
+def test_a_run_that_is_lost_again_and_again_is_handed_to_a_person(desk, deployment_id):
+    from prefect.states import Running
+
+    from responder.keeper.runs import MOST_TAKE_UPS
+
+    row = lapsed_run(desk, deployment_id, Running())
+    desk.store.note_world(row.id, take_ups=MOST_TAKE_UPS)
+    take_up(desk)
+    assert_handed_over(desk, row, "again and again")
+    assert state_of(row) == "Running"
+
+
+def assert_handed_over(desk: Desk, row: IncidentRow, reason: str) -> None:
+    after = desk.row(row)
+    assert (after.outcome, after.status) == ("escalated", "open")
+    assert reason in after.reason
+    assert desk.lease(row) is None
+    [page, told] = desk.store.messages(row.id)
+    assert (page.channel, page.kind, told.channel) == ("pagerduty", "escalate", "slack")
+    assert reason in page.body["text"]
+    assert f"incident show {row.id}" in page.body["text"]
+    take_up(desk)
+    assert len(desk.store.messages(row.id)) == 2, "handed over twice"
+
+
+def test_while_prefect_is_silent_nothing_is_taken_up_and_nothing_lost(desk, deployment_id):
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+    from prefect.states import Running
+
+    row = lapsed_run(desk, deployment_id, Running())
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}):
+        take_up(desk)
+    assert desk.row(row).outcome is None
+    take_up(desk)
+    assert state_of(row) == "AwaitingRetry"
+
+
+def test_severity_and_summary_stand_on_the_page_that_hands_over(desk, deployment_id):
+    from prefect.states import Failed
+
+    row = lapsed_run(desk, deployment_id, Failed())
+    take_up(desk)
+    desk.tick()
+    desk.tick_until(lambda: any(row.id in incident.incident_key for incident in desk.pagerduty.incidents))
+    page = desk.page_of(f"incident-{row.id}-escalation")
+    assert page.title == f"{Severity.P1} {row.service}: gateway down"

@@ -1,0 +1,435 @@
+"""Kill what works on an incident at every moment that matters; the hosts count what was done to them.
+
+The stories of one wave run side by side on the session's installation, because most of their time is waiting;
+each test then looks at the end of one. What stops, or kills, something for everybody has a wave of its own.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from lab_runs import PATIENCE_S, broken_lab, start_incident, wait_ended, wait_for, wait_opened
+
+from responder.cli.runs import wait_until_final
+from responder.domain.profile import Profile
+from responder.installation import Installation
+from responder.lab.host import Hold, LabHost
+from responder.lab.lab import HostAction, Lab
+from responder.store import Store, open_store
+from responder.store.tables import AttemptRow, DecisionRow, IncidentRow, MessageRow, PhaseRow
+
+AT_ONCE = 4
+FENCE = "command -v setsid"
+"""In the text that takes an attempt's fence and starts it; not in the ones that bar or poll it."""
+LAST_WORDS_OF_DIAGNOSIS = "df -P -i"
+LOOK = "who -u"
+"""In every look at who else is at work: the triage's, the diagnosis', and the one before acting."""
+PROBE = "/api/health"
+
+
+def _patient(profile: Profile) -> Profile:
+    """Deadlines that a slow machine keeps; what the stories are about stays a drill's."""
+    patient = {"run_lease_s": 60, "step_s": 900, "settle_s": 600, "confirm_deadline_s": 1200}
+    return profile.model_copy(update={"clocks": profile.clocks.model_copy(update=patient)})
+
+
+@dataclass
+class Story:
+    """One incident on a lab of its own, and the means to interfere with it."""
+
+    lab: Lab
+    store: Store
+    run_id: str = ""
+    seen: dict[str, object] = field(default_factory=dict)
+    """What the story itself noticed, for its test."""
+
+    @property
+    def host(self) -> LabHost:
+        """The lab's only host."""
+        return self.lab.hosts[0]
+
+    @property
+    def row(self) -> IncidentRow:
+        """The incident, once it is open."""
+        return wait_opened(self.store, self.run_id)
+
+    def start(self) -> None:
+        """Start the incident's run by its alert."""
+        self.run_id = start_incident(self.lab)
+
+    def until(self, command: str, state: str = "received", *, count: int = 1, since: float = 0.0) -> None:
+        """Wait until the host got so many matching commands since then, and they have come so far."""
+
+        def come() -> bool:
+            found = [c for c in self.host.commands() if command in c["command"] and c["at"] >= since]
+            return len([c for c in found if c["state"] == state]) >= count
+
+        wait_for(come, named=f"{count} of {command!r} {state}")
+
+    def hold_the_look_before_acting(self, *, most: int | None = None) -> Hold:
+        """Start, and wait until the mitigation's first look is held: nothing is intended yet."""
+        with self.host.hold(LAST_WORDS_OF_DIAGNOSIS):
+            self.start()
+            self.until(LAST_WORDS_OF_DIAGNOSIS)
+            hold, since = self.host.hold(LOOK, most=most), time.time()
+        self.until(LOOK, since=since)
+        return hold
+
+    def process(self, but: int = 0) -> int:
+        """The process of the flow that holds the run's lease; not the one of `but`."""
+
+        def holder() -> int | None:
+            for lease, incident in self.store.leases():
+                if incident.run_id == self.run_id and not lease.holder.startswith("keeper:"):
+                    pid = int(lease.holder.rpartition(":")[2])
+                    return pid if pid != but else None
+            return None
+
+        return wait_for(holder, named="the process of the flow")
+
+    def kill(self) -> int:
+        """Kill the flow's process as the kernel would; returns its number."""
+        pid = self.process()
+        kill(pid)
+        return pid
+
+
+@dataclass(frozen=True)
+class End:
+    """What a story left behind, in the store, on the host, and with people."""
+
+    row: IncidentRow
+    state: str
+    attempts: Sequence[AttemptRow]
+    phases: Sequence[PhaseRow]
+    decisions: Sequence[DecisionRow]
+    messages: Sequence[MessageRow]
+    postmortem: bool
+    actions: list[HostAction]
+    page: str
+    pages: list[str]
+    notes: list[str]
+    posts: list[str]
+    channels: list[str]
+    seen: Mapping[str, object]
+
+
+def kill(pid: int) -> None:
+    """SIGKILL, and wait until it has worked."""
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not alive(pid), named=f"the end of process {pid}")
+
+
+def alive(pid: int) -> bool:
+    """Whether the process lives; one that nobody has buried yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _play(tell: Callable[[Story], None], folder: Path) -> End:
+    store = open_store()
+    try:
+        with broken_lab("process-crash", folder, profile=_patient) as lab:
+            story = Story(lab, store)
+            tell(story)
+            return _end(story)
+    finally:
+        store.close()
+
+
+def _end(story: Story) -> End:
+    store, lab = story.store, story.lab
+    row = wait_ended(store, story.run_id)
+    state = wait_until_final(story.run_id, PATIENCE_S)
+    [page] = lab.pagerduty.incidents
+    return End(
+        row=row,
+        state=state,
+        attempts=store.attempts(row.id),
+        phases=store.phases(row.id),
+        decisions=store.decisions(row.id),
+        messages=store.messages(row.id),
+        postmortem=store.record(row.id, "post-mortem") is not None,
+        actions=lab.actions(),
+        page=page.status,
+        pages=[each.why for each in lab.pagerduty.pages],
+        notes=page.notes,
+        posts=[message.text for message in lab.slack.messages],
+        channels=[channel.name for channel in lab.slack.channels if channel.creator == lab.slack.bot_id],
+        seen=story.seen,
+    )
+
+
+def _wave(stories: Sequence[Callable[[Story], None]], folder: Path) -> dict[str, Future[End]]:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        futures = {story.__name__: pool.submit(_play, story, folder) for story in stories}
+        wait(futures.values())
+    return futures
+
+
+def _nothing_was_told_twice(end: End) -> None:
+    assert len(end.channels) == 1
+    assert len(end.posts) == len(set(end.posts)) == len([m for m in end.messages if m.kind == "post"])
+    assert len(end.notes) == len(set(end.notes))
+
+
+def _ended_as_if_nothing_had_happened(end: End) -> None:
+    assert (end.row.outcome, end.row.status, end.state) == ("resolved", "closed", "Completed"), end.row.reason
+    assert [action.verb for action in end.actions] == ["restart"]
+    assert [attempt.state for attempt in end.attempts] == ["ended"]
+    assert all(phase.outcome for phase in end.phases)
+    assert end.postmortem
+    assert end.page == "resolved"
+    assert all(message.state == "sent" for message in end.messages)
+    _nothing_was_told_twice(end)
+
+
+def _ended_with_a_person(end: End) -> None:
+    assert (end.row.outcome, end.row.status, end.state) == ("escalated", "open", "Failed"), end.row.reason
+    assert end.page == "triggered"  # never acknowledged with nobody at work
+    assert "escalated" in end.pages
+    assert end.postmortem
+    assert all(message.state == "sent" for message in end.messages)
+    _nothing_was_told_twice(end)
+
+
+# --- The first wave: one process of a flow dies, or seems to -------------------------------------------
+
+
+def killed_before_the_intent(story: Story) -> None:
+    hold = story.hold_the_look_before_acting()
+    story.seen["attempts"] = len(story.store.attempts(story.row.id))
+    story.kill()
+    hold.release(run=False)
+
+
+def killed_before_acting_and_the_command_is_lost(story: Story) -> None:
+    hold = story.host.hold(FENCE)
+    story.start()
+    story.until(FENCE)
+    story.seen["attempts"] = [attempt.state for attempt in story.store.attempts(story.row.id)]
+    story.kill()
+    hold.release(run=False)
+
+
+def killed_before_acting_and_the_command_comes_late(story: Story) -> None:
+    late = story.host.hold(FENCE, most=1)
+    story.start()
+    story.until(FENCE)
+    story.kill()
+    story.until(FENCE, "ended")  # the run that came back has acted
+    late.release(run=True)
+    story.until(FENCE, "ended", count=2)
+
+
+def killed_after_acting(story: Story) -> None:
+    hold = story.host.hold(FENCE, "after")
+    story.start()
+    story.until(FENCE, "ended")
+    story.seen["attempts"] = [attempt.state for attempt in story.store.attempts(story.row.id)]
+    story.kill()
+    hold.release(run=False)
+
+
+def killed_while_verifying(story: Story) -> None:
+    with story.host.hold(FENCE, "after"):
+        story.start()
+        story.until(FENCE, "ended")
+        probe, since = story.host.hold(PROBE), time.time()
+    story.until(PROBE, since=since)
+    story.kill()
+    probe.release(run=False)
+
+
+def killed_twice_in_the_same_phase(story: Story) -> None:
+    hold = story.hold_the_look_before_acting()
+    since = time.time()
+    first = story.kill()
+    story.process(but=first)
+    story.until(LOOK, since=since)
+    story.kill()
+    hold.release(run=False)
+
+
+def frozen_before_acting(story: Story) -> None:
+    late = story.host.hold(FENCE, most=1)
+    story.start()
+    story.until(FENCE)
+    frozen = story.process()
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        with story.host.hold(FENCE, "after"):
+            taken_up = story.process(but=frozen)
+            story.until(FENCE, "ended")
+            probe, since = story.host.hold(PROBE), time.time()
+        story.until(PROBE, since=since)
+        late.release(run=True)
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    wait_for(lambda: not alive(frozen), 60, named="the older run's end")
+    story.seen["newer run at work"] = alive(taken_up) and story.row.outcome is None
+    probe.release()
+
+
+@pytest.fixture(scope="module")
+def ends(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Future[End]]:
+    """The ends of the first wave's stories, by their names; `result()` raises what a story ran into."""
+    assert installation
+    stories = (
+        killed_twice_in_the_same_phase,  # the longest first
+        frozen_before_acting,
+        killed_before_acting_and_the_command_comes_late,
+        killed_before_the_intent,
+        killed_before_acting_and_the_command_is_lost,
+        killed_after_acting,
+        killed_while_verifying,
+    )
+    return _wave(stories, tmp_path_factory.mktemp("kills"))
+
+
+def test_a_run_killed_before_its_intent_is_taken_up_and_acts_once(ends: Mapping[str, Future[End]]) -> None:
+    end = ends["killed_before_the_intent"].result()
+    assert end.seen["attempts"] == 0
+    _ended_as_if_nothing_had_happened(end)
+    assert {phase.name.split(":")[0]: phase.starts for phase in end.phases}["mitigate"] == 2
+
+
+def test_an_action_lost_with_its_run_is_done_by_the_next(ends: Mapping[str, Future[End]]) -> None:
+    end = ends["killed_before_acting_and_the_command_is_lost"].result()
+    assert end.seen["attempts"] == ["intended"]
+    _ended_as_if_nothing_had_happened(end)
+
+
+def test_an_action_that_comes_late_finds_the_fence_taken(ends: Mapping[str, Future[End]]) -> None:
+    _ended_as_if_nothing_had_happened(ends["killed_before_acting_and_the_command_comes_late"].result())
+
+
+def test_an_action_done_but_not_recorded_is_looked_at_and_not_repeated(ends: Mapping[str, Future[End]]) -> None:
+    end = ends["killed_after_acting"].result()
+    assert end.seen["attempts"] == ["intended"]
+    _ended_as_if_nothing_had_happened(end)
+
+
+def test_a_run_killed_while_verifying_verifies_again(ends: Mapping[str, Future[End]]) -> None:
+    end = ends["killed_while_verifying"].result()
+    _ended_as_if_nothing_had_happened(end)
+    starts = {phase.name.split(":")[0]: phase.starts for phase in end.phases}
+    assert (starts["mitigate"], starts["verify"]) == (1, 2)
+
+
+def test_a_phase_that_loses_its_run_twice_is_given_to_a_person(ends: Mapping[str, Future[End]]) -> None:
+    end = ends["killed_twice_in_the_same_phase"].result()
+    _ended_with_a_person(end)
+    assert (end.actions, end.attempts) == ([], [])
+    assert any("lost each time" in note for note in end.notes)
+
+
+def test_a_run_that_wakes_up_late_ends_itself_and_repeats_nothing(ends: Mapping[str, Future[End]]) -> None:
+    end = ends["frozen_before_acting"].result()
+    assert end.seen["newer run at work"]
+    _ended_as_if_nothing_had_happened(end)
+
+
+# --- The second wave: everything is stopped -------------------------------------------------------------
+
+
+def stopped_between_intent_and_action(story: Story) -> None:
+    late = story.host.hold(FENCE)
+    story.start()
+    story.until(FENCE)
+    story.kill()
+    _incident("stop", "the change advisory board says so")
+    wait_ended(story.store, story.run_id)
+    late.release(run=True)
+    story.until(FENCE, "ended")
+
+
+def stopped_before_the_incident(story: Story) -> None:
+    wait_for(lambda: story.store.stopped(), named="the stop")
+    story.start()
+
+
+def _incident(*arguments: str) -> None:
+    """Run the command `incident` as a person would."""
+    subprocess.run([Path(sys.executable).with_name("incident"), *arguments], check=True, timeout=PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
+def stopped(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Future[End]]:
+    """The ends of two incidents during which everything was stopped; it is lifted when they are over."""
+    assert installation
+    stories = (stopped_between_intent_and_action, stopped_before_the_incident)
+    try:
+        return _wave(stories, tmp_path_factory.mktemp("stopped"))
+    finally:
+        _incident("stop", "--lift")
+
+
+def test_a_stop_between_intent_and_action_bars_it_for_good(stopped: Mapping[str, Future[End]]) -> None:
+    end = stopped["stopped_between_intent_and_action"].result()
+    _ended_with_a_person(end)
+    assert end.actions == []  # although the command arrived after all
+    assert [attempt.state for attempt in end.attempts] == ["barred"]
+    assert any("the change advisory board says so" in note for note in end.notes)
+
+
+def test_a_stop_before_the_incident_refuses_every_action(stopped: Mapping[str, Future[End]]) -> None:
+    end = stopped["stopped_before_the_incident"].result()
+    _ended_with_a_person(end)
+    assert (end.actions, end.attempts) == ([], [])
+    assert any(decision.who.startswith("guardrail") for decision in end.decisions)
+    assert any("the change advisory board says so" in note for note in end.notes)
+
+
+# --- The worker and the keeper die ----------------------------------------------------------------------
+# One after the other, and nothing beside them: a dead worker ends every run that it has started, at their next
+# line to the console. From the main thread: what the installation starts dies with the thread that started it.
+
+
+def test_a_run_killed_with_its_worker_is_taken_up_by_the_next_worker(
+    installation: Installation, tmp_path: Path
+) -> None:
+    def killed_with_its_worker(story: Story) -> None:
+        hold = story.host.hold(FENCE, "after")
+        story.start()
+        story.until(FENCE, "ended")
+        worker, flow = installation.child("worker"), story.process()
+        for pid in (worker.pid, flow):
+            os.kill(pid, signal.SIGKILL)
+        worker.wait()
+        hold.release(run=False)
+        installation.start_worker()
+
+    _ended_as_if_nothing_had_happened(_play(killed_with_its_worker, tmp_path))
+
+
+def test_what_could_not_be_told_without_a_keeper_is_told_later_and_once(
+    installation: Installation, tmp_path: Path
+) -> None:
+    def without_a_keeper(story: Story) -> None:
+        # While the run is held nothing is said: what is cut off while being sent is sent again, perhaps twice.
+        with story.host.hold(FENCE, "after"):
+            story.start()
+            story.until(FENCE, "ended")
+            wait_for(lambda: all(m.state == "sent" for m in story.store.messages(story.row.id)), named="silence")
+            keeper = installation.child("keeper")
+            os.kill(keeper.pid, signal.SIGKILL)
+            keeper.wait()
+        try:
+            wait_for(lambda: story.row.outcome, named="the end of the run")
+            story.seen["waiting"] = {m.kind for m in story.store.messages(story.row.id) if m.state == "waiting"}
+        finally:
+            installation.start_keeper()  # other tests need it, too
+
+    end = _play(without_a_keeper, tmp_path)
+    assert end.seen["waiting"] == {"post", "note", "resolve"}
+    _ended_as_if_nothing_had_happened(end)
