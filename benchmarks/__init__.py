@@ -1,0 +1,1 @@
+"""Measurements: `python -m benchmarks.NAME [--json]`, a table for people or one JSON document."""
