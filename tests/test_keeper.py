@@ -61,9 +61,10 @@ class Desk:
         self.store.enqueue(row.id, channel=channel, kind=kind, body=body, key=key)
 
     def tick(self) -> None:
-        from responder.keeper.outbox import send_due_messages
+        from responder.keeper.outbox import send
 
-        send_due_messages(self.store, self.access)
+        for message in self.store.due_messages(now()):
+            send(self.store, self.access, message)
 
     def tick_until(self, true: Callable[[], object], seconds: float = 15) -> None:
         ends = time.monotonic() + seconds
@@ -603,3 +604,23 @@ def test_severity_and_summary_stand_on_the_page_that_hands_over(desk, deployment
     desk.tick_until(lambda: any(row.id in incident.incident_key for incident in desk.pagerduty.incidents))
     page = desk.page_of(f"incident-{row.id}-escalation")
     assert page.title == f"{Severity.P1} {row.service}: gateway down"
+
+
+def test_a_channel_that_hangs_holds_up_no_other(desk: Desk) -> None:
+    from responder.keeper.outbox import Outbox
+
+    row = desk.open("hangs")
+    desk.put(row, "pagerduty", "find", keys=["hangs"], wait_s=5)
+    desk.put(row, "slack", "post", text="the repair begins")
+    desk.pagerduty.fail("timeout", times=None, path="/incidents")
+    outbox = Outbox(desk.store, desk.access)
+    try:
+        began = time.monotonic()
+        while "the repair begins" not in desk.posted("oncall"):
+            assert time.monotonic() - began < 8, "PagerDuty is given ten seconds"
+            outbox.send_due()
+            time.sleep(0.05)
+        assert ("find", "waiting") in desk.states(row)
+    finally:
+        desk.pagerduty.heal()
+        outbox.close()

@@ -4,6 +4,7 @@ Source: the document's phase 2, "Form hypothesis". The shipped catalogue is `res
 """
 
 from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from itertools import groupby
 from typing import Literal
 
@@ -56,6 +57,10 @@ class Catalogue(Frozen):
             for condition in (*hypothesis.requires, *hypothesis.supports, *hypothesis.refutes):
                 if condition.predicate and condition.predicate not in PREDICATES:
                     raise ValueError(f"{hypothesis.id}: no predicate is called {condition.predicate!r}")
+        try:
+            TopologicalSorter({each.id: each.outranks for each in self.hypotheses}).prepare()
+        except CycleError as error:
+            raise ValueError(f"these outrank each other in a circle: {', '.join(error.args[1])}") from None
         return self
 
     def get(self, hypothesis_id: str) -> Hypothesis:
@@ -135,9 +140,8 @@ def rank(catalogue: Catalogue, dossier: Dossier, *, service: str) -> tuple[Judge
 def _by_outranking(judgements: Iterable[Judgement]) -> Iterator[Judgement]:
     left = list(judgements)
     while left:
-        outranked = {other for j in left for other in j.hypothesis.outranks if other != j.hypothesis.id}
-        # Where they outrank each other in a circle, the catalogue's order breaks it.
-        first = next((j for j in left if j.hypothesis.id not in outranked), left[0])
+        outranked = {other for j in left for other in j.hypothesis.outranks}
+        first = next(j for j in left if j.hypothesis.id not in outranked)  # no circles: the catalogue refuses them
         left.remove(first)
         yield first
 

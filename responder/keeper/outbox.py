@@ -1,6 +1,7 @@
 """Sending what is in the outbox: in order for each incident and channel, with patience, and never forgotten."""
 
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 
 from responder.domain.base import now
@@ -11,12 +12,15 @@ from responder.keeper.access import Access
 from responder.store import Store
 from responder.store.tables import IncidentRow, MessageRow
 
+AT_ONCE = 16
 # A page that cannot be delivered is retried until somebody is told; the others are given up when refused.
 PAGES = frozenset({"open", "page", "escalate"})
 BACKUP_AFTER_TRIES = 2
 RETRY_S = (1, 2, 5, 10, 20, 40, 60)
 FIND_RETRY_S = 1.0
 LONGEST_RETRY_AFTER_S = 60.0
+
+log = logging.getLogger(__name__)
 
 
 class NothingToTellError(PermanentError):
@@ -27,27 +31,56 @@ class NotFoundYetError(TransientError):
     """PagerDuty opens an incident a moment after the alert: it is looked for again."""
 
 
-def send_due_messages(store: Store, access: Access) -> None:
-    """Send each message whose time has come; one that fails waits, and holds up only its own channel."""
-    for message in store.due_messages(now()):
-        incident = store.incident(message.incident_id)
+class Outbox:
+    """What waits to be told: in order for each incident and channel, and each of those beside the others.
+
+    A PagerDuty that hangs holds up neither Slack nor the page of another incident.
+    """
+
+    def __init__(self, store: Store, access: Access) -> None:
+        self._store, self._access = store, access
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="outbox")
+        self._busy: dict[tuple[str, str], Future[None]] = {}
+
+    def send_due(self) -> None:
+        """Begin to send each message whose time has come, unless an earlier one of its channel is being sent."""
+        self._busy = {lane: sending for lane, sending in self._busy.items() if not sending.done()}
+        for message in self._store.due_messages(now()):
+            lane = (message.incident_id, message.channel)
+            if lane not in self._busy:
+                self._busy[lane] = self._pool.submit(self._send, message)
+
+    def close(self) -> None:
+        """Begin no more; what is being sent is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _send(self, message: MessageRow) -> None:
         try:
-            _deliver(store, access, message, incident)
-        except NotFoundYetError as error:
-            _again(store, message, str(error), FIND_RETRY_S)
-            # An event may be accepted and open nothing (maintenance, another service's key).
-            if now() - message.created_at > _patience(incident):
-                _use_backup(store, message, incident)
-        except NothingToTellError as error:
-            store.settle_message(message.number, state="skipped", error=str(error))
-        except PermanentError as error:
-            _refused(store, message, incident, str(error))
-        except IncidentResponseError as error:
-            asked = error.retry_after_s if isinstance(error, TransientError) else None
-            _again(store, message, str(error), min(asked, LONGEST_RETRY_AFTER_S) if asked else _pause_s(message))
+            send(self._store, self._access, message)
+        except Exception:
+            log.exception("%s %s could not be sent; it is tried again", message.channel, message.kind)
+
+
+def send(store: Store, access: Access, message: MessageRow) -> None:
+    """Try to send one message, and record what became of it."""
+    incident = store.incident(message.incident_id)
+    try:
+        _deliver(store, access, message, incident)
+    except NotFoundYetError as error:
+        _again(store, message, str(error), FIND_RETRY_S)
+        # An event may be accepted and open nothing (maintenance, another service's key).
+        if now() - message.created_at > _patience(incident):
             _use_backup(store, message, incident)
-        else:
-            store.settle_message(message.number, state="sent")
+    except NothingToTellError as error:
+        store.settle_message(message.number, state="skipped", error=str(error))
+    except PermanentError as error:
+        _refused(store, message, incident, str(error))
+    except IncidentResponseError as error:
+        asked = error.retry_after_s if isinstance(error, TransientError) else None
+        _again(store, message, str(error), min(asked, LONGEST_RETRY_AFTER_S) if asked else _pause_s(message))
+        _use_backup(store, message, incident)
+    else:
+        store.settle_message(message.number, state="sent")
 
 
 def _patience(incident: IncidentRow) -> timedelta:
@@ -63,7 +96,7 @@ def _again(store: Store, message: MessageRow, error: str, pause_s: float) -> Non
 
 
 def _refused(store: Store, message: MessageRow, incident: IncidentRow, error: str) -> None:
-    logging.getLogger(__name__).warning("%s %s is refused: %s", message.channel, message.kind, error)
+    log.warning("%s %s is refused: %s", message.channel, message.kind, error)
     if message.kind in PAGES:
         _again(store, message, error, _pause_s(message))
         _use_backup(store, message, incident)
