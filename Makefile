@@ -18,7 +18,7 @@ drill: $(READY)
 	$(BIN)/incident drill process-crash
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -13,7 +13,9 @@ import pytest
 
 from responder.installation import Installation, adopt
 from responder.store import Store, open_store
+from responder.store.location import STORE_URL
 
+os.environ.pop(STORE_URL, None)  # ours alone: neither the user's nor another test process'
 _HOME = Path(tempfile.mkdtemp(prefix="incident-tests-"))
 _INSTALLATION = Installation(_HOME)
 adopt(_INSTALLATION.environment)

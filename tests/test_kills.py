@@ -36,7 +36,7 @@ PROBE = "/api/health"
 
 def _patient(profile: Profile) -> Profile:
     """Deadlines that a slow machine keeps; what the stories are about stays a drill's."""
-    patient = {"run_lease_s": 60, "step_s": 900, "settle_s": 600, "confirm_deadline_s": 1200}
+    patient = {"run_lease_s": 25, "step_s": 900, "settle_s": 600, "confirm_deadline_s": 1200}
     return profile.model_copy(update={"clocks": profile.clocks.model_copy(update=patient)})
 
 
