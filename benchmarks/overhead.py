@@ -22,7 +22,7 @@ from responder.lab.scenario import load_scenario
 
 AIM_S = 5.0
 SCENARIO = "process-crash"
-SEED = 7
+FIRST_SEED = 7
 
 
 def main() -> int:
@@ -34,7 +34,11 @@ def main() -> int:
 
     folder = Path(tempfile.mkdtemp(prefix="incident-overhead-"))
     with Installation(folder) as installation:
-        rounds = [_round(installation, folder / f"round-{number}") for number in range(options.rounds)]
+        # Another service in each round: what was done to one counts against its budget.
+        rounds = [
+            _round(installation, folder / f"round-{seed}", seed)
+            for seed in range(FIRST_SEED, FIRST_SEED + options.rounds)
+        ]
     figures: dict[str, Any] = {
         name: round(statistics.median(one[name] for one in rounds), 2)
         for name in ("flow_s", "bare_s", "seconds_over_bare", "ratio", "start_s")
@@ -47,9 +51,9 @@ def main() -> int:
     return 0 if figures["ok"] else 1
 
 
-def _round(installation: Installation, folder: Path) -> dict[str, float]:
-    start_s, flow_s = _incident(installation, folder / "flow")
-    bare_s = _bare(folder / "bare")
+def _round(installation: Installation, folder: Path, seed: int) -> dict[str, float]:
+    start_s, flow_s = _incident(installation, folder / "flow", seed)
+    bare_s = _bare(folder / "bare", seed)
     return {
         "flow_s": flow_s,
         "bare_s": bare_s,
@@ -59,7 +63,7 @@ def _round(installation: Installation, folder: Path) -> dict[str, float]:
     }
 
 
-def _incident(installation: Installation, run_dir: Path) -> tuple[float, float]:
+def _incident(installation: Installation, run_dir: Path, seed: int) -> tuple[float, float]:
     """Seconds from the run's creation to the flow's first line, and from there to its end."""
     from prefect.client.orchestration import get_client
 
@@ -67,7 +71,7 @@ def _incident(installation: Installation, run_dir: Path) -> tuple[float, float]:
     from responder.cli.drill import lab_profile
     from responder.cli.runs import start_run, wait_until_final
 
-    with Lab(load_scenario(SCENARIO), run_dir=run_dir, seed=SEED) as lab:
+    with Lab(load_scenario(SCENARIO), run_dir=run_dir, seed=seed) as lab:
         profile, secrets = lab_profile(lab.facts())
         save_service(profile, secrets)
         lab.begin()
@@ -84,7 +88,7 @@ def _incident(installation: Installation, run_dir: Path) -> tuple[float, float]:
     return (run.start_time - run.created).total_seconds(), (run.end_time - run.start_time).total_seconds()
 
 
-def _bare(run_dir: Path) -> float:
+def _bare(run_dir: Path, seed: int) -> float:
     """The same repair as a script would do it: look twice, restart, poll, and watch over both windows."""
     from blocks.ssh import SSHCredentials
     from responder.cli.drill import lab_profile
@@ -93,7 +97,7 @@ def _bare(run_dir: Path) -> float:
     from tasks.look import look_at_host
     from tasks.probes import Look
 
-    with Lab(load_scenario(SCENARIO), run_dir=run_dir, seed=SEED) as lab:
+    with Lab(load_scenario(SCENARIO), run_dir=run_dir, seed=seed) as lab:
         profile, secrets = lab_profile(lab.facts())
         ssh = SSHCredentials(
             user=profile.ssh.user, private_key=secrets["LAB_SSH_KEY"], known_hosts=profile.ssh.known_hosts

@@ -1,5 +1,6 @@
 """What every step of one incident works with, opened once for each phase."""
 
+import functools
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
@@ -18,13 +19,24 @@ from responder.store.tables import IncidentRow
 
 @dataclass(frozen=True)
 class Case:
-    """One incident as a phase sees it: the store, this run's own epoch, the profile and the way to hosts."""
+    """One incident as a phase sees it: the store, this run's own epoch, the profile and the way to hosts.
+
+    What lies in Prefect is loaded when it is first asked for: most steps between the phases need none of it.
+    """
 
     ref: IncidentRef
     store: Store
-    profile: Profile
-    ssh: SSHCredentials
-    catalogue: Catalogue
+
+    @functools.cached_property
+    def profile(self) -> Profile:
+        """The profile of the opening, tightened by edits until now."""
+        kept = self.store.profile_of(self.id)
+        return tightened(kept, load_profile(kept.name))
+
+    @functools.cached_property
+    def ssh(self) -> SSHCredentials:
+        """The way to the hosts."""
+        return load_ssh(self.profile.name)
 
     @property
     def id(self) -> str:
@@ -59,16 +71,8 @@ class Case:
 
 
 def open_case(ref: IncidentRef) -> Case:
-    """Open an incident for a phase. The profile is the one of the opening, tightened by later edits."""
-    store = open_store()
-    kept = store.profile_of(ref.incident_id)
-    return Case(
-        ref=ref,
-        store=store,
-        profile=tightened(kept, load_profile(kept.name)),
-        ssh=load_ssh(kept.name),
-        catalogue=shipped_catalogue(),
-    )
+    """Open an incident for a phase."""
+    return Case(ref=ref, store=open_store())
 
 
 def first_alert(case: Case) -> datetime:
@@ -80,9 +84,10 @@ def first_alert(case: Case) -> datetime:
 def ranking(case: Case) -> tuple[Judgement, ...]:
     """The hypotheses judged by the evidence of triage and diagnosis."""
     dossier = case.store.dossier(case.id, phases=(Phase.TRIAGE, Phase.DIAGNOSE))
-    return rank(case.catalogue, dossier, service=case.profile.name)
+    return rank(shipped_catalogue(), dossier, service=case.profile.name)
 
 
+@functools.cache
 def shipped_catalogue() -> Catalogue:
     """The catalogue of hypotheses that comes with the software."""
     path = files("responder") / "hypotheses" / "catalogue.yaml"

@@ -19,7 +19,7 @@ from responder.store.entries import store_entries
 from tasks.case import Case, open_case, ranking
 from tasks.results import read_plan, read_results
 
-LOOK_S = 0.5
+LOOK_S = 2.0
 
 
 @contextmanager

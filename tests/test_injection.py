@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from pydantic import SecretStr
 from test_faults import Story, play, scenario
 
-from blocks.service import load_ssh, save_service
+from blocks.service import save_service
 from blocks.ssh import SSHCredentials
 from responder.cli.drill import lab_profile
 from responder.cli.runs import wait_until_final
@@ -37,7 +37,7 @@ from responder.lab.lab import Lab
 from responder.store import Store, incident_folder
 from responder.store.entries import store_entries
 from tasks.assess import assess
-from tasks.case import Case, shipped_catalogue
+from tasks.case import Case
 from tasks.hypothesise import hypothesise
 from tasks.look import look_at_host
 from tasks.opening import open_incident
@@ -146,7 +146,8 @@ def walk_through(store: Store, lab: Lab, profile: Profile, text: str) -> Case:
         Mode.DRY_RUN,
     )
     ref = IncidentRef(incident_id=row.id, epoch=row.epoch, mode=Mode.DRY_RUN)
-    case = Case(ref=ref, store=store, profile=profile, ssh=load_ssh(lab.service), catalogue=shipped_catalogue())
+    case = Case(ref=ref, store=store)
+    assert case.profile == profile
     case.keep("detect_and_triage", answers(text, profile.hosts[0].name).evidence)
     for name, step in (("detect_and_triage", assess), ("diagnose", hypothesise)):
         store.begin_phase(row.id, ref.epoch, name)
