@@ -44,8 +44,8 @@ class Journal:
         self.lock = threading.Lock()
         self.file = path.open("a", buffering=1)
 
-    def write(self, unit: str | None, ident: str, pid: int | None, message: str) -> None:
-        entry = Entry(time.time(), unit, ident, pid, message)
+    def write(self, unit: str | None, ident: str, pid: int | None, message: str, ago_s: float = 0) -> None:
+        entry = Entry(time.time() - ago_s, unit, ident, pid, message)
         with self.lock:
             self.entries.append(entry)
             self.file.write(entry.show(self.host, "short-unix") + "\n")
@@ -61,6 +61,7 @@ class Journal:
                 for e in self.entries
                 if since <= e.at <= until and (e.ident == "kernel" if kernel else not units or e.unit in units)
             ]
+        found.sort(key=lambda e: e.at)  # what is said to have been before comes late
         return found[max(0, len(found) - newest) :] if newest is not None else found
 
 

@@ -28,6 +28,7 @@ from responder.lab.host import LabError, LabHost
 from responder.lab.machine import Spec
 from responder.lab.pagerduty import PagerDutyStandIn
 from responder.lab.scenario import Scenario, ScenarioAlert
+from responder.lab.shared import Shared, healthy
 from responder.lab.slack import SlackStandIn
 from responder.lab.sshd import load_key, new_key, reserve
 
@@ -86,7 +87,11 @@ class LabFacts(Frozen):
     known_hosts: str
     gateway_port: int = Field(description="The same on all hosts.")
     gateway_url: str = Field(description="As seen from each host, without a slash at its end.")
+    root: str = Field(description="Where the service is installed on each host.")
     release_link: str
+    config_file: str = Field(description="The last good copy is beside it, with .good at its end.")
+    namespace: str = Field(description="Of the deployment that kubectl on each host knows.")
+    deployment: str
     rollback_script: str
     failover_script: str
     metrics_prefix: str
@@ -96,15 +101,19 @@ class LabFacts(Frozen):
 
 
 class HostAction(Frozen):
-    """One thing that a host did to its unit by systemctl, as its supervisor counted it."""
+    """One change that was made on a host or from it, by whatever command, as its supervisor counted it.
+
+    What a script of the service does as a part of it, like the restart in a rollback, is not counted again.
+    """
 
     host: str
-    verb: str
-    unit: str
+    verb: str = Field(description="A verb of systemctl, or rollback, config, scale, failover.")
+    unit: str = Field(description="What was changed: the unit, deployment/NAME or postgres.")
     at: UtcDatetime
     pid_before: int
     pid_after: int
     returned: int
+    detail: str = Field("", description="What it was and became, where that is known.")
 
 
 class RaisedAlert(Frozen):
@@ -172,6 +181,10 @@ class Lab:
         self.service = f"{word}-{draw.choice(KINDS)}"
         self.unit = f"{word}{draw.choice(('d', '-gw', '-svc', ''))}"
         self.metrics_prefix = f"{word}_{draw.choice(KINDS)}"
+        self.namespace = f"{other}-{draw.choice(('live', 'prod', 'main'))}"
+        self.deployment = f"{word}-{draw.choice(('gateway', 'api', 'edge'))}"
+        self.database = (f"{other}-pg-1", f"{other}-pg-2")
+        self.shared = Shared(self.run_dir / "shared.json")
         user = draw.choice(("ops", "oncall", "sre", "relay"))
         names = [f"{other}-{draw.choice('abc')}{number}" for number in range(1, self.scenario.hosts + 1)]
         network = f"127.{draw.randint(1, 250)}.{draw.randint(1, 250)}"
@@ -191,6 +204,7 @@ class Lab:
                     unit=self.unit,
                     service=self.service,
                     metrics_prefix=self.metrics_prefix,
+                    shared=str(self.shared.path),
                     restart_policy=self.scenario.restart_policy or "no",
                 )
             )
@@ -200,6 +214,8 @@ class Lab:
     def start(self) -> Self:
         """Start everything; after this all is healthy. Raises `LabError`."""
         try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            self.shared.write(healthy(self.namespace, self.deployment, *self.database))
             self.pagerduty.start()
             self.slack.start()
             for host in self.hosts:
@@ -234,7 +250,11 @@ class Lab:
             known_hosts="".join(f"{host.known_hosts}\n" for host in self.hosts),
             gateway_port=spec.gateway_port,
             gateway_url=f"http://127.0.0.1:{spec.gateway_port}",
+            root=base,
             release_link=f"{base}/current",
+            config_file=f"{base}/etc/gateway.env",
+            namespace=self.namespace,
+            deployment=self.deployment,
             rollback_script=f"{base}/scripts/rollback.sh",
             failover_script=f"{base}/scripts/failover.sh",
             metrics_prefix=self.metrics_prefix,
@@ -258,9 +278,13 @@ class Lab:
         self._clock.start()
 
     def apply(self, fault: AnyFault) -> None:
-        """Do a fault now, to the hosts that it names. Raises `LabError`."""
-        for host in self.hosts if fault.host == "all" else [self.hosts[fault.host]]:
+        """Do a fault now, to the hosts that it names; one with a time to live ends later. Raises `LabError`."""
+        hosts = self.hosts if fault.host == "all" else (self.hosts[fault.host],)
+        for host in hosts:
             fault.apply(host)
+        if fault.for_s is not None:
+            ends = [(fault.for_s, partial(fault.end, host)) for host in hosts]
+            threading.Thread(target=self._run, args=(ends, time.monotonic()), daemon=True).start()
 
     def wait_for_alert(self, timeout_s: float = 30, count: int = 1) -> RaisedAlert:
         """The newest alert, once so many have been raised. Raises TimeoutError, `LabError`."""
@@ -272,7 +296,7 @@ class Lab:
             return self.raised[-1]
 
     def actions(self) -> list[HostAction]:
-        """Everything the hosts did to their units by systemctl, in order of time."""
+        """Everything that was changed on the hosts or from them, in order of time."""
         found = [HostAction(host=host.name, **action) for host in self.hosts for action in host.ask("actions")]
         return sorted(found, key=lambda action: action.at)
 

@@ -19,26 +19,35 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from responder.lab import standins
+from responder.lab.call import Call
+from responder.lab.gateway import ready_replicas
 from responder.lab.journal import Journal
+from responder.lab.shared import Shared
 from responder.lab.sshd import Mode, Sshd, load_key, new_key, reserve
 from responder.lab.units import Processes, Unit, descendants, stat_fields
 
 PR_SET_CHILD_SUBREAPER = 36
 HERE = Path(__file__).parent
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
-VERSIONS = ("1.4.1", "1.4.2")
+VERSIONS = ("1.3.9", "1.4.0", "1.4.1", "1.4.2")
 DEPLOYED_S_AGO = 3 * 86400
+JUST_NOW_S = 180
+"""How long before its fault a change was made that people would call recent."""
 
 ROLLBACK = """\
 #!/bin/sh
 # usage: rollback.sh [VERSION]: switch `current` to VERSION, else to the newest release before it; restart.
-# Exit 0: switched and restart accepted, which does not mean healthy. 3: nothing to go back to.
+# Exit 0: switched and restart accepted, which does not mean healthy. 3: nothing to go back to. 5: refused.
+[ -n "$LAB_ROOT" ] || { echo "rollback.sh: must be root" >&2; exit 2; }
+export LAB_ROOT=rollback
 cd "$(dirname "$0")/.." || exit 2
 now=$(basename "$(readlink current)")
 before=$(ls releases | sort -V | sed "/^$now\\$/,\\$d" | tail -n 1)
@@ -49,13 +58,35 @@ UNITCTL reset-failed UNIT
 UNITCTL restart UNIT || exit 5
 echo "current is $new, was $now"
 """
+BROKEN_ROLLBACKS = {
+    "usage": """\
+#!/bin/sh
+echo "usage: rollback.sh --release VERSION --environment NAME"
+""",
+    "asks": """\
+#!/bin/sh
+printf 'Roll back the running release? Type yes: '
+read answer
+[ "$answer" = yes ] || { echo; echo "Aborted."; exit STATUS; }
+exec "$0.real" "$@"
+""",
+}
 FAILOVER = """\
 #!/bin/sh
-# Without arguments: usage and exit 0, although nothing happened.
-[ $# -eq 0 ] && { echo "usage: failover.sh --role primary|standby"; exit 0; }
-[ "$1" = --role ] && case $2 in primary|standby) echo "$2" > "$(dirname "$0")/../role"; exit;; esac
-echo "failover.sh: --role must be primary or standby" >&2
-exit 2
+# usage: failover.sh COMPONENT ACTION; whatever it does not know prints this and returns 0.
+case "$*" in
+"postgres promote") printf 'Promote the standby? Type yes: '
+  read answer || exit 1
+  [ "$answer" = yes ] || { echo "Aborted."; exit 0; } ;;
+esac
+exec TOOL "$@"
+"""
+CONFIG = """\
+# Read at the start and on reload.
+EXECUTION_MODE=sim_engine
+MARKET_SOURCE=sim
+WORKERS=4
+ORDER_TIMEOUT_MS=500
 """
 
 
@@ -72,6 +103,7 @@ class Spec:
     unit: str
     service: str
     metrics_prefix: str
+    shared: str  # path of the file of what all hosts share
     restart_policy: str = "no"
 
 
@@ -96,6 +128,10 @@ class Machine:
         self.directory = Path(spec.directory)
         self.home = self.directory / "home"
         self.app = self.directory / "opt" / spec.service
+        self.config = self.app / "etc" / "gateway.env"
+        self.shared = Shared(spec.shared)
+        self.changing = threading.RLock()
+        self.seen: dict[str, object] = {}
         self.disk_percent = 38
         self.sudo_refused = False
         self.orders = random.randint(2, 6)
@@ -126,6 +162,7 @@ class Machine:
             processes=self.processes,
             journal=self.journal,
             restart=spec.restart_policy,
+            before_acting=self.count_changes,
         )
         self.sshd = Sshd(
             self.address,
@@ -134,6 +171,7 @@ class Machine:
             processes=self.processes,
             home=self.home,
             environment=self.environment,
+            after_each=partial(self.count_changes, writing=True),
         )
         self._serve("tools", self._serve_tool)
         self._serve("control", self._serve_control)
@@ -166,7 +204,7 @@ class Machine:
             return f"/usr/bin/{command}"
         if "/" in command:
             path = Path(os.path.normpath(self.home / command))
-            return str(path.parent.resolve() / path.name) if path.exists() else str(path)
+            return str(path.parent.resolve() / path.name)
         return command
 
     def host_path(self, command: str) -> str:
@@ -176,6 +214,47 @@ class Machine:
             return str(self.directory / "bin" / name)
         return self.public_path(command)
 
+    def overloaded(self) -> bool:
+        """Whether the gateway has more to do than the replicas can."""
+        fault = self.gateway_faults.get("overload")
+        if not fault:
+            return False
+        needs: int = fault["needs"]
+        return ready_replicas(self.shared.read()["deployment"], time.time()) < needs
+
+    # What is counted
+
+    def count_changes(self, writing: bool = False) -> None:
+        """Count what somebody has changed since the last look: the release or the configuration, by any command.
+
+        `writing`: a command may be at it right now, so that an empty file is not what it will be.
+        """
+        with self.changing:
+            for verb, (path, now) in self._changeable().items():
+                before = self.seen.get(verb)
+                if now != before and (now or not writing):
+                    self.seen[verb] = now
+                    at = path.lstat().st_ctime if os.path.lexists(path) else time.time()
+                    detail = f"{before} -> {now}" if verb == "rollback" else ""
+                    self.unit.count(verb, at=at, detail=detail)
+
+    def _changeable(self) -> dict[str, tuple[Path, object]]:
+        """Where what can be changed by hand lies, and what is there, by the verb that a change is counted as."""
+        link = self.app / "current"
+        return {
+            "rollback": (link, os.readlink(link) if link.is_symlink() else None),
+            "config": (self.config, self.config.read_bytes() if self.config.exists() else None),
+        }
+
+    @contextmanager
+    def _ours(self) -> Iterator[None]:
+        """What is changed within is the lab's own doing and not counted."""
+        with self.changing:
+            if self.seen:
+                self.count_changes()
+            yield
+            self.seen = {verb: now for verb, (_, now) in self._changeable().items()}
+
     # What the lab asks
 
     def do_hello(self) -> dict[str, object]:
@@ -183,6 +262,7 @@ class Machine:
         return {"port": self.sshd.port, "key": f"{key.get_name()} {key.get_base64()}", "pid": os.getpid()}
 
     def do_actions(self) -> list[dict[str, object]]:
+        self.count_changes()
         return self.unit.actions
 
     def do_commands(self) -> list[dict[str, object]]:
@@ -234,6 +314,12 @@ class Machine:
         self.unit.oom_killed = True
         self.unit.kill(signal.SIGKILL)
 
+    def do_gateway_heals(self, faults: list[str]) -> None:
+        """End some of the gateway's own faults, without a restart."""
+        for name in faults:
+            self.gateway_faults.pop(name, None)
+        self._write_faults()
+
     def do_gateway(self, faults: dict[str, Any], until_restart: bool) -> None:
         """Add faults that the gateway reads for itself (see `gateway.py`)."""
         self.gateway_faults |= faults
@@ -243,23 +329,70 @@ class Machine:
     def do_release_broken(self, kind: str) -> None:
         """A deployment switches `current` to a release that cannot start, and restarts the unit."""
         version = "1.4.3"
-        release = self._write_release(version)
+        with self._ours():
+            release = self._write_release(version)
+            self._switch(version)
         if kind == "import_error":
             program = release / f"{self.spec.service}_gateway.py"
             lines = program.read_text().split("\nimport argparse\n", 1)
             program.write_text("\nimport argparse\nimport rbac\n".join(lines))
         else:
             (release / f"{self.spec.service}_engine").unlink()
-        self._switch(version)
         self.journal.write(self.unit.name, "deploy", os.getpid(), f"release {version} is now current")
         self.unit.restart()
+
+    def do_release_bad(self, **broken: object) -> None:
+        """The release that runs is bad, however often it is started, and was deployed a moment ago."""
+        release = (self.app / "current").resolve()
+        (release / "BROKEN").write_text(json.dumps(broken))
+        with self._ours():
+            self._switch(release.name, JUST_NOW_S)
+        message = f"release {release.name} is now current"
+        self.journal.write(self.unit.name, "deploy", os.getpid(), message, JUST_NOW_S)
+        self.unit.restart()
+
+    def do_rollback_broken(self, how: str, status: int) -> None:
+        script = self.app / "scripts" / "rollback.sh"
+        if how == "missing":
+            script.unlink()
+        elif how == "no_older":
+            for release in (self.app / "releases").iterdir():
+                if release.name != Path(os.readlink(self.app / "current")).name:
+                    shutil.rmtree(release)
+        else:
+            if how == "asks":
+                shutil.copy(script, f"{script}.real")
+            self._script(script, BROKEN_ROLLBACKS[how].replace("STATUS", str(status)))
+
+    def do_config_bad(self, how: str) -> None:
+        """Somebody edited the configuration a moment ago, and the gateway has read it."""
+        workers = "four" if how == "exit" else "0"
+        with self._ours():
+            self.config.write_text(CONFIG.replace("WORKERS=4", f"WORKERS={workers}"))
+            at = time.time() - JUST_NOW_S
+            os.utime(self.config, (at, at))
+        self.unit.restart()
+
+    def do_shared(self, part: str, changes: dict[str, Any]) -> None:
+        """Change what all hosts share (see `shared.py`)."""
+        self.shared.change(lambda state: state[part].update(changes))
+
+    def do_shared_heals(self) -> None:
+        self.shared.heal()
+
+    def do_say(self, lines: list[str], ident: str = "", unit: str = "") -> None:
+        """Lines of the gateway's, or of another unit's, in the journal."""
+        for line in lines:
+            self.journal.write(unit or self.unit.name, ident or self.spec.unit, self.unit.state.main_pid, line)
 
     def do_disk(self, percent: int) -> None:
         self.disk_percent = percent
         if percent >= 100:
-            strerror = os.strerror(28)
-            message = f"[AUDIT] Failed to write audit log entry: [Errno 28] {strerror}"
-            self.journal.write(self.unit.name, self.spec.unit, self.unit.state.main_pid, message)
+            words = f"Failed to write audit log entry: [Errno 28] {os.strerror(28)}"
+            self.do_say([f"[AUDIT] {words}"])
+            self.do_gateway({"down": words}, until_restart=False)
+        else:
+            self.do_gateway_heals(["down"])
 
     def do_endless(self, command: str) -> None:
         self.endless.add(command)
@@ -308,8 +441,8 @@ class Machine:
         for pid in self.played:
             if pid in descendants(os.getpid()):
                 os.kill(pid, signal.SIGKILL)
-        if Path(os.readlink(self.app / "current")).name not in VERSIONS:
-            self._switch(VERSIONS[-1])
+        self.shared.heal()
+        self._lay_out_service()
         self.orders = random.randint(2, 6)
         self.unit.reset_failed()
         self.unit.restart()
@@ -327,7 +460,7 @@ class Machine:
     # The inside
 
     def _lay_out(self) -> None:
-        for name in ("home", "bin", "run", f"opt/{self.spec.service}/scripts"):
+        for name in ("home", "bin", "run", f"opt/{self.spec.service}/scripts", f"opt/{self.spec.service}/etc"):
             (self.directory / name).mkdir(parents=True)
         (self.home / "opt").symlink_to("../opt")
         for name in standins.COMMANDS:
@@ -337,14 +470,24 @@ class Machine:
             code = "import os, sys; os.getpid() == os.getsid(0) and os.fork() and os._exit(0); os.setsid()"
             command = shlex.join([sys.executable, "-ISE", "-c", f"{code}; os.execvp(sys.argv[1], sys.argv[1:])"])
             self._script(self.directory / "bin" / "setsid", f'#!/bin/sh\nexec {command} "$@"\n')
-        control = self.directory / "bin" / "systemctl"
-        for name, text in (("rollback", ROLLBACK), ("failover", FAILOVER)):
-            text = text.replace("UNITCTL", shlex.quote(str(control))).replace("UNIT", self.spec.unit)
-            self._script(self.app / "scripts" / f"{name}.sh", text)
-        for version in VERSIONS:
-            self._write_release(version)
-        self._switch(VERSIONS[-1], DEPLOYED_S_AGO)
+        self._lay_out_service()
         self._write_faults()
+
+    def _lay_out_service(self) -> None:
+        """Scripts, releases and configuration as they should be."""
+        control = shlex.quote(str(self.directory / "bin" / "systemctl"))
+        tool = shlex.join([sys.executable, "-ISE", str(HERE / "tool.py"), str(self.directory / "bin/failover.sh")])
+        for name, text in (("rollback", ROLLBACK), ("failover", FAILOVER)):
+            text = text.replace("UNITCTL", control).replace("UNIT", self.spec.unit).replace("TOOL", tool)
+            self._script(self.app / "scripts" / f"{name}.sh", text)
+        with self._ours():
+            for version in VERSIONS:
+                (self._write_release(version) / "BROKEN").unlink(missing_ok=True)
+            self._switch(VERSIONS[-1], DEPLOYED_S_AGO)
+            at = time.time() - DEPLOYED_S_AGO
+            for path in (self.config, self.config.with_suffix(".env.good")):
+                path.write_text(CONFIG)
+                os.utime(path, (at, at))
 
     @staticmethod
     def _script(path: Path, text: str) -> None:
@@ -385,6 +528,8 @@ class Machine:
             "--engine": current / f"{service}_engine",
             "--prefix": self.spec.metrics_prefix,
             "--faults": self.directory / "run" / "faults.json",
+            "--config": self.config,
+            "--shared": self.shared.path,
             "--orders": orders,
         }
         words = [str(word) for option in options.items() for word in option]
@@ -419,7 +564,7 @@ class Machine:
         while name in self.endless:
             frame(1)(b"the same line for ever\n" * 1000)
         instead: list[str] = []
-        call = standins.Call(self, bool(root), frame(1), frame(2), instead.extend)
+        call = Call(self, root, frame(1), frame(2), instead.extend)
         status = standins.run(name, call, argv)
         if instead:
             frame(4)("\0".join(instead).encode("utf-8", "surrogateescape"))

@@ -17,6 +17,20 @@ from responder.lab.faults import AnyFault
 
 DIRECTORY = Path(__file__).parent / "scenarios"
 
+Verb = Literal[
+    "start",
+    "stop",
+    "restart",
+    "reload",
+    "reload-or-restart",
+    "reset-failed",
+    "rollback",
+    "scale",
+    "config",
+    "failover",
+]
+"""What a host counts: a verb of systemctl, or a change of release, replicas, configuration or primary."""
+
 
 class ScenarioAlert(Frozen):
     """An alert of the monitoring system. The lab adds the labels service, instance, job and severity."""
@@ -57,6 +71,17 @@ class Trigger(Frozen):
         return self
 
 
+class Person(Frozen):
+    """What a person does when the incident asks for a decision."""
+
+    at: Literal["approval"] = Field("approval", description="What the person is asked for.")
+    decision: Literal["approve", "decline", "silent"] = Field(description="The answer; silent never answers.")
+    by: str = Field("Ann", min_length=1, description="The person's name.")
+    strategy: StrategyName | None = Field(
+        None, description="Only where this strategy is asked about; any if empty."
+    )
+
+
 class Expectation(Frozen):
     """What a right response ends with."""
 
@@ -69,9 +94,7 @@ class Expectation(Frozen):
 class Never(Frozen):
     """What must not happen."""
 
-    actions: tuple[Literal["start", "stop", "restart", "reset-failed"], ...] = Field(
-        (), description="Verbs that no host may count."
-    )
+    actions: tuple[Verb, ...] = Field((), description="Verbs that no host may count.")
     more_actions_than: int | None = Field(None, ge=0, description="Actions on any one host.")
     more_pages_than: int | None = Field(None, ge=0, description="Times that people are notified by us.")
 
@@ -88,6 +111,7 @@ class Scenario(Frozen):
     )
     trigger: Trigger
     faults: tuple[AnyFault, ...] = Field((), description="What breaks; nothing if empty.")
+    people: tuple[Person, ...] = Field((), description="Who decides what; the first one whom it is for answers.")
     expect: Expectation
     never: Never = Never()
 

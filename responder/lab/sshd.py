@@ -14,6 +14,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
@@ -140,7 +141,10 @@ class Sshd:
         processes: Processes,
         home: Path,
         environment: dict[str, str],
+        after_each: Callable[[], None] = lambda: None,
     ) -> None:
+        """`after_each` is called when a command has ended, before its client is told."""
+        self.after_each = after_each
         self.user, self.client_key = user, client_key
         self.processes, self.home, self.environment = processes, home, environment
         self.host_key = load_key(new_key())
@@ -279,6 +283,7 @@ class Sshd:
         ended: Queue[tuple[int, int]] = Queue()
 
         def on_exit(pid: int, code: int, status: int) -> None:  # noqa: ARG001
+            self.after_each()
             command.exit_status = status if code == os.CLD_EXITED else None
             self._mark(command, "ended")
             ended.put((code, status))

@@ -1,4 +1,4 @@
-"""What a lab host's commands answer: systemctl, journalctl, sudo, curl, ps, free, df, who, hostname.
+"""What a lab host's commands answer: systemctl, journalctl, sudo, ps, free, df, who, uptime and so on.
 
 Each runs in the host's supervisor for a small client on the host's PATH (`tool.py`), takes its arguments and
 two writers, and gives the exit status. Forms, words and exit statuses follow systemd 252, sudo 1.9,
@@ -8,54 +8,20 @@ procps 4 and coreutils 9; an option that is not played is refused, never ignored
 import os
 import shlex
 import time
-from argparse import ArgumentParser
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NoReturn
 
+from responder.lab.call import Call, Parser, UsageError
 from responder.lab.curl import curl
+from responder.lab.failover import failover
 from responder.lab.journal import parse_moment
+from responder.lab.kubectl import kubectl
 from responder.lab.units import descendants, stat_fields
-
-if TYPE_CHECKING:
-    from responder.lab.machine import Machine
 
 MIB = 1024**2
 MEMORY = {"total": 8192 * MIB, "used": 2355 * MIB, "free": 3890 * MIB, "shared": 12 * MIB, "cache": 1947 * MIB}
 DISK_BYTES, DISK_INODES = 41_943_040_000, 2_621_440
-UNIT_VERBS = ("start", "stop", "restart", "reset-failed")
-
-
-class UsageError(Exception):
-    """Wrong arguments; the text is what the command says about them."""
-
-
-class Parser(ArgumentParser):
-    """An argument parser that neither prints nor exits."""
-
-    def __init__(self) -> None:
-        super().__init__(add_help=False, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
-@dataclass
-class Call:
-    """One call of a command: where it runs, as whom, and where its output goes."""
-
-    machine: "Machine"
-    root: bool
-    out_bytes: Callable[[bytes], None]
-    err_bytes: Callable[[bytes], None]
-    run_instead: Callable[[list[str]], None]
-
-    def out(self, text: str) -> None:
-        self.out_bytes(text.encode("utf-8", "surrogateescape") + b"\n")
-
-    def err(self, text: str) -> None:
-        self.err_bytes(text.encode("utf-8", "surrogateescape") + b"\n")
+UNIT_VERBS = ("start", "stop", "restart", "reload", "reload-or-restart", "reset-failed")
 
 
 def systemctl(call: Call, argv: list[str]) -> int:
@@ -99,8 +65,10 @@ def systemctl(call: Call, argv: list[str]) -> int:
     if not known:
         call.err(f"Failed to {options.verb} {name}: Unit {name} not found.")
         return 5
-    returned = unit.act(options.verb)
-    if returned:
+    returned = unit.act(options.verb, part_of=call.root.removeprefix("1"))
+    if returned and options.verb == "reload":
+        call.err(f"{name} is not active, cannot reload.")
+    elif returned:
         call.err(f"Job for {name} failed because the control process exited with error code.")
         call.err(f'See "systemctl status {name}" and "journalctl -xeu {name}" for details.')
     return returned
@@ -170,6 +138,9 @@ def sudo(call: Call, argv: list[str]) -> int:
         # With -n and no terminal sudo says this for whatever is not granted.
         call.err("sudo: a password is required")
         return 1
+    if command and not os.access(machine.host_path(command[0]), os.X_OK):
+        call.err(f"sudo: {command[0]}: command not found")
+        return 1
     if command and listing:
         call.out(shlex.join([machine.public_path(command[0]), *command[1:]]))
     elif listing:
@@ -208,7 +179,7 @@ def ps(call: Call, argv: list[str]) -> int:
         return 1
     rows = [[COLUMNS[name.rstrip("=")] for name in columns]] if not all(c.endswith("=") for c in columns) else []
     wanted = {int(pid) for pids in options.pid or () for pid in pids.split(",")}
-    found = 0
+    found, busy = 0, call.machine.unit.state.main_pid if call.machine.overloaded() else 0
     for pid in descendants(os.getpid()):
         if wanted and pid not in wanted:
             continue
@@ -217,6 +188,8 @@ def ps(call: Call, argv: list[str]) -> int:
         except OSError:
             continue  # it ended while we looked
         found += 1
+        if pid == busy:
+            values["pcpu"] = "97.3"
         rows.append([values[name.rstrip("=")] for name in columns])
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(len(columns) - 1)]
     for row in rows:
@@ -332,6 +305,16 @@ def who(call: Call, argv: list[str]) -> int:
     return 0
 
 
+def uptime(call: Call, argv: list[str]) -> int:
+    if argv:
+        raise UsageError("options are not played")
+    load = (9.37, 6.02, 2.81) if call.machine.overloaded() else (0.21, 0.25, 0.22)
+    loads = ", ".join(f"{value:.2f}" for value in load)
+    users = f"{len(call.machine.logins)} users"
+    call.out(f" {datetime.now(UTC):%H:%M:%S} up 12 days,  3:08,  {users},  load average: {loads}")
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Call, list[str]], int]] = {
     "systemctl": systemctl,
     "journalctl": journalctl,
@@ -342,13 +325,17 @@ COMMANDS: dict[str, Callable[[Call, list[str]], int]] = {
     "df": df,
     "who": who,
     "hostname": hostname,
+    "uptime": uptime,
+    "kubectl": kubectl,
 }
+SCRIPTS: dict[str, Callable[[Call, list[str]], int]] = {"failover.sh": failover}
+"""What the service's own scripts have done by the supervisor; they are not on the PATH."""
 
 
 def run(name: str, call: Call, argv: list[str]) -> int:
     """Run a stand-in; wrong arguments are answered as the command itself would, with status 1."""
     try:
-        return COMMANDS[name](call, argv)
+        return (COMMANDS | SCRIPTS)[name](call, argv)
     except UsageError as error:
         call.err(f"{name}: {error}")
         return 1

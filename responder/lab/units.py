@@ -134,12 +134,17 @@ class Unit:
         journal: Journal,
         restart: str = "no",
         restart_s: float = 0.2,
+        before_acting: Callable[[], None] = lambda: None,
     ) -> None:
-        """`command` is asked at each start; `restart` is Restart= (no, on-failure, always)."""
+        """`command` is asked at each start; `restart` is Restart= (no, on-failure, always).
+
+        `before_acting` is called before each thing that systemctl does.
+        """
         self.name = name
         self.command, self.directory, self.environment = command, directory, environment
         self.processes, self.journal = processes, journal
         self.restart_policy, self.restart_s = restart, restart_s
+        self.before_acting = before_acting
         self.state = State()
         self.actions: list[dict[str, object]] = []
         self.crash_after_s: float | None = None
@@ -150,21 +155,34 @@ class Unit:
         self._changed = threading.Condition(threading.RLock())
         self._job = threading.Lock()
 
-    def act(self, verb: str) -> int:
-        """What systemctl does on behalf of somebody on the host: 0 or 1, and counted."""
+    def act(self, verb: str, part_of: str = "") -> int:
+        """What systemctl does on behalf of somebody on the host: 0 or 1, and counted.
+
+        What is only `part_of` another action is not counted by itself: it completes that one.
+        """
         with self._job:
-            action: dict[str, object] = {
-                "verb": verb,
-                "unit": self.name,
-                "at": time.time(),
-                "pid_before": self.state.main_pid,
-            }
+            self.before_acting()
+            at, pid = time.time(), self.state.main_pid
             returned: int = getattr(self, verb.replace("-", "_"))()
             with self._changed:
-                self.actions.append(action | {"pid_after": self.state.main_pid, "returned": returned})
-                if returned == 0 and verb in ("start", "restart") and self.crash_after_s is not None:
+                whole = next((action for action in reversed(self.actions) if action["verb"] == part_of), None)
+                if whole is None:
+                    whole = self.count(verb, at=at, pid_before=pid)
+                whole |= {"pid_after": self.state.main_pid, "returned": returned}
+                if (
+                    returned == 0
+                    and verb in ("start", "restart", "reload-or-restart")
+                    and self.crash_after_s is not None
+                ):
                     self._later(self.crash_after_s, self._crash, self.state.main_pid)
         return returned
+
+    def count(self, verb: str, **details: object) -> dict[str, object]:
+        """Note that somebody has changed something."""
+        pid = self.state.main_pid
+        plain = {"verb": verb, "unit": self.name, "at": time.time(), "pid_before": pid, "pid_after": pid}
+        self.actions.append(plain | {"returned": 0} | details)
+        return self.actions[-1]
 
     def start(self) -> int:
         with self._changed:
@@ -194,6 +212,18 @@ class Unit:
     def restart(self) -> int:
         self.stop()
         return self.start()
+
+    def reload(self) -> int:
+        with self._changed:
+            if self.state.active != "active":
+                self._log("Unit cannot be reloaded because it is inactive.")
+                return 1
+            os.kill(self.state.main_pid, signal.SIGHUP)
+            self._say(f"Reloaded {self.name}.")
+        return 0
+
+    def reload_or_restart(self) -> int:
+        return self.reload() if self.state.active == "active" else self.restart()
 
     def reset_failed(self) -> int:
         with self._changed:
