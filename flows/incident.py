@@ -35,6 +35,7 @@ from responder.domain.incident import (
     TriageOutcome,
     VerifyOutcome,
 )
+from tasks.approval import ask_to_act
 from tasks.case import open_case
 from tasks.closing import (
     ask_to_close,
@@ -98,6 +99,8 @@ async def respond(ref: IncidentRef) -> Ending:
     while True:
         following = what_next(open_case(ref), confirmation)
         match following.do:
+            case "ask" if following.step:
+                await ask_to_act(ref, following.step)
             case "act" | "wait" if following.step:
                 await try_step(ref, following.step.id, acts=following.do == "act")
             case "confirm":

@@ -18,13 +18,14 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from responder.cli.app import app
-from responder.domain import profile
+from responder.domain import fields
 from responder.domain.base import Text, UtcDatetime
 from responder.domain.evidence import OPERATORS, Condition
 from responder.domain.hypothesis import Catalogue, Hypothesis, read_catalogue
 from responder.domain.incident import Outcome
 from responder.domain.predicates import PREDICATES
 from responder.domain.profile import Profile
+from responder.domain.strategies import KINDS, Strategies, StrategyName
 from responder.lab.faults import AnyFault, Fault, GatewayFault
 from responder.lab.scenario import DIRECTORY as SCENARIOS
 from responder.lab.scenario import Scenario, load_scenario, scenario_names
@@ -36,11 +37,12 @@ CATALOGUE = Path(__file__).parent / "hypotheses" / "catalogue.yaml"
 GENERATED = "<!-- Written by `python -m responder.reference`. Change the code it is made from, not this page. -->"
 
 NAMES: Mapping[Any, str] = {
-    profile.Argument: "argument",
-    profile.Command: "list of arguments",
-    profile.HttpUrl: "URL",
-    profile.SecretName: "name of a secret",
-    profile.Pattern: "regular expression",
+    fields.Argument: "argument",
+    fields.Command: "list of arguments",
+    fields.HttpUrl: "URL",
+    fields.SecretName: "name of a secret",
+    fields.Pattern: "regular expression",
+    StrategyName: "a strategy",
     UtcDatetime: "time (UTC)",
     Text: "text",
     datetime: "time (UTC)",
@@ -78,6 +80,7 @@ EVIDENCE = {
     "process.state": "state letter of the main process: `R`, `S`, `D`, `T`, `Z`",
     "process.cpu_percent": "processor share of the main process, %",
     "process.rss_bytes": "resident memory of the main process, bytes",
+    "process.memory_percent": "the same as a share of `unit.memory_limit_mib`, %",
     "process.capture": "name of the file with the process' saved state",
     "deployments.running": "running processes that match `unit.deployment_processes`",
     "logins.active": "interactive logins begun or used since the first alert",
@@ -92,6 +95,14 @@ EVIDENCE = {
     "kernel.oom_kills": "kills for memory that the kernel's journal tells of",
     "changes.release": "where `unit.release_link` points to",
     "changes.release_switched_at": "when that link was changed, ISO 8601",
+    "changes.release_minutes": "for how long it had been so when it was read, min",
+    "changes.config_minutes": "for how long `unit.config_file` had been as it is when it was read, min",
+    "rollback.script": "yes or no: `strategies.rollback.script` is there and may be run",
+    "scale.replicas": "replicas that the deployment asks for",
+    "scale.ready": "replicas that are ready",
+    "scale.version": "the deployment's resourceVersion",
+    "config.is_good": "yes or no: the configuration is the same as its last good copy",
+    "STRATEGY.NAME": "each of a strategy's own `facts`, text, number, or yes and no",
     "health.verdict": "`healthy` or `unhealthy`",
     "health.failure": "what failed, one word of the list below",
     "health.status": "HTTP status",
@@ -113,6 +124,8 @@ EVIDENCE = {
     "metrics.latency_p50_s": "median latency, s",
     "metrics.latency_p90_s": "90th percentile of latency, s",
     "metrics.latency_p99_s": "99th percentile of latency, s",
+    "metrics.load": "the gauge `endpoints.metrics.load`, like requests in flight",
+    "metrics.overloaded": "yes or no: that gauge is above `endpoints.metrics.load_limit`",
     "metrics.verdict": "`healthy` or `unhealthy`, by the profile's `sla`",
 }
 
@@ -258,8 +271,8 @@ symptoms of two hosts. A hypothesis is
 - **refuted** when something in `requires` does not hold or something in `refutes` does;
 - **open** otherwise: something that would decide it is unknown. An open hypothesis leads to no action.
 
-Only the strategy `restart` is carried out; `wait` watches until its deadline. Every other strategy is handed to a
-person, together with the hypothesis.
+A strategy is carried out where the profile configures it; `wait` watches until its deadline. Every other one is
+handed to a person, together with the hypothesis. [The profile](profile.md) describes each.
 
 ## Those that come with the software
 
@@ -369,6 +382,8 @@ def _models(root: type[BaseModel]) -> list[type[BaseModel]]:
 def _models_in(hint: Any) -> list[type[BaseModel]]:
     if isinstance(hint, type) and issubclass(hint, BaseModel):
         return [hint]
+    if hint is Strategies:
+        return list(KINDS.values())
     return [model for argument in get_args(hint) for model in _models_in(argument)]
 
 
@@ -444,6 +459,8 @@ def _words(hint: Any) -> str:
     except TypeError:  # an annotation that holds something without a hash
         pass
     origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Strategies:
+        return f"map of {_alternatives([f'[{name}](#{kind.__name__.lower()})' for name, kind in KINDS.items()])}"
     if origin is Annotated:
         return _words(arguments[0])
     if origin is Literal:

@@ -13,13 +13,16 @@ from responder.domain.evidence import Dossier, Evidence
 from responder.domain.guardrails import HANDS_RULE, Refusal, Situation, hands_on, refusal
 from responder.domain.incident import AttemptOutcome, Kind, Severity, lowest_mode
 from responder.domain.plan import PlanStep
-from responder.domain.profile import Host, Strategies, Strategy
+from responder.domain.profile import Host
+from responder.domain.readings import Snapshot
 from responder.domain.redaction import redact
 from responder.domain.shell import quote
-from responder.domain.verification import Snapshot, take_sample
+from responder.domain.strategies import Strategy, Target
+from responder.domain.verification import take_sample
 from responder.store.tables import AttemptRow
 from tasks.case import Case, first_alert
 from tasks.probes import Look
+from tasks.results import approved
 
 POLL_S = 0.5
 SEND_TRIES = 5
@@ -28,23 +31,22 @@ PAUSE_S = 1.0
 LONGEST_START_LIMIT_S = 60.0
 
 
-@task(task_run_name="{step.strategy} {case.profile.unit.name} on {step.target}", cache_policy=NO_CACHE)
+@task(task_run_name="{step.title} {case.profile.unit.name} on {step.target}", cache_policy=NO_CACHE)
 def carry_out(case: Case, step: PlanStep) -> AttemptOutcome:
     """Try one strategy on one target, at most once whatever crashes (document, phase 3, step 2).
 
     An attempt that the store knows already is never begun again: it is looked at. Raises nothing for what
     the host does; `StaleEpochError` when another run has taken the incident up.
     """
-    host = case.host(step.target)
-    strategy = case.profile.strategies.get(Strategies(step.strategy))
+    host = case.host(step.runs_on)
+    strategy = case.profile.strategies.get(step.strategy)
     attempt = _known_attempt(case, step)
     if attempt is None or attempt.state == "intended":
         _await_start_limit(case, host)
-        instead = _instead_of_acting(case, step, strategy, host, attempt)
-        if instead:
-            return _bar(case, attempt, host, instead) if attempt else instead
-        assert strategy is not None
-        attempt = attempt or _intend(case, step, strategy, host)
+        allowed = _instead_of_acting(case, step, strategy, host, attempt)
+        if isinstance(allowed, AttemptOutcome):
+            return _bar(case, attempt, host, allowed) if attempt else allowed
+        attempt = attempt or _intend(case, step, allowed)
         problem = _start(case, attempt, host)
         if problem:
             return problem
@@ -66,35 +68,60 @@ def _await_start_limit(case: Case, host: Host) -> None:
 
 def _instead_of_acting(
     case: Case, step: PlanStep, strategy: Strategy | None, host: Host, attempt: AttemptRow | None
-) -> AttemptOutcome | None:
-    """Why nothing is done: healthy again, a guardrail, a dry run, or no way to look. None: act."""
-    looked = _look_first(case, step, host)
+) -> AttemptOutcome | tuple[str, ...]:
+    """Why nothing is done: healthy again, a guardrail, a dry run, or no way to look. Else the argument list."""
+    looked = _look_first(case, step, strategy)
     if isinstance(looked, AttemptOutcome):
         return looked
     refused = _refusal(case, step, strategy, host, looked, attempt)
     if refused:
         return _refused(case, step, refused)
     assert strategy is not None
+    command = _command(case, step, strategy, looked)
+    if isinstance(command, str):
+        return AttemptOutcome(attempt_id=None, state="failed", reason=f"{step.title} on {step.target}: {command}")
     mode = lowest_mode(case.ref.mode, case.profile.mode, strategy.mode)
     if not mode.acts:
-        shown = f"{quote(strategy.command)} on {host.name}"
+        shown = f"{quote(command)} on {host.name}"
         if case.ref.mode.acts:  # nobody asked for a rehearsal: the service is down and a person must act
             reason = f"the profile allows {step.strategy} as {mode.value} only"
             return _refused(case, step, Refusal(rule="mode", reason=reason, remedy=f"Run by hand: {shown}."))
-        return AttemptOutcome(attempt_id=None, state="rehearsed", reason=f"would run: {shown}")
-    return None
+        first = "" if Severity(case.row.severity or Severity.P1) in strategy.severities else "ask a person, then "
+        return AttemptOutcome(attempt_id=None, state="rehearsed", reason=f"would {first}run: {shown}")
+    return command
 
 
-def _intend(case: Case, step: PlanStep, strategy: Strategy, host: Host) -> AttemptRow:
-    case.store.decide(case.id, who="responder", what=f"{step.strategy} on {host.name}", why=step.why)
+def _command(case: Case, step: PlanStep, strategy: Strategy, looked: Dossier) -> tuple[str, ...] | str:
+    """The argument list of the action or of its undo, or why there is none."""
+    if step.undoes is None:
+        return strategy.action(looked, target_of(step))
+    before = snapshot_before(case, step)
+    return (before and strategy.undo(before)) or "what was before is not known, so it cannot be brought back"
+
+
+def target_of(step: PlanStep) -> Target:
+    """What the step acts on."""
+    return Target(name=step.target, host=step.runs_on)
+
+
+def snapshot_before(case: Case, step: PlanStep) -> Snapshot | None:
+    """What was seen before the step was begun; for an undo, before what it takes back."""
+    wanted = step.undoes or step.id
+    attempt = next((row for row in case.store.attempts(case.id) if row.step_id == wanted), None)
+    return Snapshot.model_validate(attempt.snapshot) if attempt else None
+
+
+def _intend(case: Case, step: PlanStep, command: tuple[str, ...]) -> AttemptRow:
+    case.store.decide(case.id, who="responder", what=f"{step.title} on {step.target}", why=step.why)
+    seen = case.store.dossier(case.id)
     return case.store.intend(
         case.id,
         case.ref.epoch,
         step_id=step.id,
-        strategy=step.strategy,
+        strategy=step.title,
         target=step.target,
-        command=strategy.command,
-        snapshot=Snapshot.of(case.store.dossier(case.id), host.name, now()).model_dump(mode="json"),
+        command=command,
+        snapshot=Snapshot.of(seen, step.runs_on, now(), strategy=step.strategy).model_dump(mode="json"),
     )
 
 
@@ -102,31 +129,51 @@ def _known_attempt(case: Case, step: PlanStep) -> AttemptRow | None:
     return next((row for row in case.store.attempts(case.id) if row.step_id == step.id), None)
 
 
-def _look_first(case: Case, step: PlanStep, host: Host) -> Dossier | AttemptOutcome:
-    """The precondition and the snapshot, from a connection made now; a passing fault is tried again."""
-    for number in range(LOOK_TRIES):
-        try:
-            seen = _snapshot(case, step, host)
-            break
-        except IncidentResponseError as error:
-            if not isinstance(error, TransientError) or number + 1 == LOOK_TRIES:
-                reason = f"{step.strategy} on {host.name} was not begun: {error}"
-                return AttemptOutcome(attempt_id=None, state="failed", reason=reason)
-            time.sleep(PAUSE_S)
-    dossier = case.keep("mitigate", list(seen))
-    # Error rate and latency take two scrapes; what was found ill otherwise must be well again.
-    sample = take_sample(Dossier(evidence=seen), case.profile, now(), [host.name])
-    if all(reading.verdict == "healthy" for reading in sample.readings if reading.check != "metrics"):
-        reason = f"{host.name} is healthy again, nothing is left to do"
+def _look_first(case: Case, step: PlanStep, strategy: Strategy | None) -> Dossier | AttemptOutcome:
+    """The precondition and the snapshot, from connections made now; a passing fault is tried again."""
+    hosts = list(dict.fromkeys((step.runs_on, *sorted(step.cures))))
+    seen: list[Evidence] = []
+    for host in map(case.host, hosts):
+        for number in range(LOOK_TRIES):
+            try:
+                seen += _snapshot(case, step, host)
+                break
+            except IncidentResponseError as error:
+                if not isinstance(error, TransientError) or number + 1 == LOOK_TRIES:
+                    reason = f"{step.title} on {step.target} was not begun: {error}"
+                    return AttemptOutcome(attempt_id=None, state="failed", reason=reason)
+                time.sleep(PAUSE_S)
+    dossier = case.keep("mitigate", seen)
+    sample = take_sample(Dossier(evidence=tuple(seen)), case.profile, now(), sorted(step.cures))
+    # Error rate and latency take two scrapes: they are read again only where they were ill.
+    judged = [r for r in sample.readings if r.check != "metrics" or _metrics_ill(case, r.host)]
+    if step.undoes is None and all(reading.verdict == "healthy" for reading in judged):
+        reason = f"{', '.join(sorted(step.cures))} healthy again, nothing is left to do"
         return AttemptOutcome(attempt_id=None, state="skipped", reason=reason)
+    problem = strategy.problem(dossier, target_of(step)) if strategy and step.undoes is None else None
+    if problem:
+        refused = Refusal(
+            rule="precondition", reason=problem, remedy=f"Look why, and {step.strategy} by hand if it is right."
+        )
+        return _refused(case, step, refused)
     return dossier
+
+
+def _metrics_ill(case: Case, host: str) -> bool:
+    return bool(case.store.dossier(case.id).value(host, "metrics.verdict") == "unhealthy")
 
 
 def _snapshot(case: Case, step: PlanStep, host: Host) -> tuple[Evidence, ...]:
     with Look(case.profile, case.ssh, host) as look:
         main_pid = look.unit()
-        look.endpoints()
+        if _metrics_ill(case, host.name):
+            look.two_scrapes(look.endpoints)
+        else:
+            look.endpoints()
         look.hands(main_pid, first_alert(case))
+        look.release()
+        if host.name == step.runs_on:
+            look.strategies(step.strategy)
         if step.capture and main_pid:
             look.capture(main_pid, case.folder)
         if orders := look.replies.get("orders"):
@@ -159,17 +206,19 @@ def _refusal(
         hands=hands,
         hands_unknown=unknown,
         past=case.store.past_attempts(row.service, besides=attempt.id if attempt else None),
+        approved=approved(case, step),
+        undoes=step.undoes is not None,
     )
     return refusal(step.strategy, strategy, step.target, situation)
 
 
 def _refused(case: Case, step: PlanStep, refused: Refusal) -> AttemptOutcome:
-    what = f"refused {step.strategy} on {step.target}"
+    what = f"refused {step.title} on {step.target}"
     case.store.decide(case.id, who=f"guardrail: {refused.rule}", what=what, why=str(refused))
     return AttemptOutcome(
         attempt_id=None,
         state="taken_over" if refused.rule == HANDS_RULE else "refused",
-        reason=f"{step.strategy} on {step.target} is refused: {refused}",
+        reason=f"{step.title} on {step.target} is refused: {refused}",
     )
 
 

@@ -14,22 +14,23 @@ from responder.domain import reports
 from responder.domain.base import now
 from responder.domain.errors import IncidentResponseError
 from responder.domain.evidence import Dossier, Evidence
-from responder.domain.incident import ResolveOutcome, VerifyOutcome
-from responder.domain.observations import Notes, note_out_of_reach
+from responder.domain.incident import Phase, ResolveOutcome, VerifyOutcome
+from responder.domain.notes import Notes
+from responder.domain.observations import note_out_of_reach
 from responder.domain.plan import PlanStep
 from responder.domain.profile import Host, Profile
 from responder.domain.verification import (
     Holding,
     Sample,
-    Snapshot,
+    brought_back,
     conclude,
     evidence_of,
     holding,
     required_checks,
-    restarted,
     stayed,
     take_sample,
 )
+from tasks.attempt import snapshot_before, target_of
 from tasks.case import Case
 from tasks.probes import Look, Scrape
 
@@ -39,38 +40,52 @@ CLOCK_SLACK_S = 0.01  # two clocks measure a window: without it the last sample 
 Checks = frozenset[tuple[str, str]]
 
 
-@task(task_run_name="verify {step.strategy} on {step.target}", cache_policy=NO_CACHE)
+@task(task_run_name="verify {step.title} on {step.target}", cache_policy=NO_CACHE)
 def verify_step(case: Case, step: PlanStep) -> VerifyOutcome:
-    """Whether the target is healthy and its process another one, held over the window (phase 3, step 3).
+    """Whether what was to be cured is healthy and the strategy's postcondition true, over the window (phase 3,
+    step 3). Of an undo only that what was before is back.
 
-    Error rate and latency may not be unhealthy; unknown ones are left to the resolution, because a counter
-    that has just begun anew says nothing yet.
+    Error rate and latency may not be unhealthy; unknown ones are left to the resolution unless they were what was
+    ill, because a counter that has just begun anew says nothing yet.
     """
     clock = case.profile.clock
-    host = case.host(step.target)
-    attempt = next((row for row in case.store.attempts(case.id) if row.step_id == step.id), None)
-    before = Snapshot.model_validate(attempt.snapshot) if attempt else None
-    late: Checks = frozenset({(host.name, "metrics"), (host.name, "orders")})
+    strategy = case.profile.strategies.get(step.strategy)
+    before = snapshot_before(case, step)
+    names = list(dict.fromkeys((*sorted(step.cures), step.runs_on)))
+    late = _late(case, names)
 
     def add_postcondition(dossier: Dossier, sample: Sample) -> Sample:
-        if before is None:
+        if before is None or strategy is None:
             return sample
-        return sample.model_copy(update={"readings": (*sample.readings, restarted(before, dossier, host.name))})
+        if step.undoes:
+            return sample.model_copy(update={"readings": (brought_back(before, dossier, step.runs_on),)})
+        cured = tuple(reading for reading in sample.readings if reading.host in step.cures)
+        return sample.model_copy(
+            update={"readings": (*cured, *strategy.postcondition(before, dossier, target_of(step)))}
+        )
 
     held, last, dossier = watch(
         case.profile,
         case.ssh,
-        [host],
+        [case.host(name) for name in names],
         window_s=clock.verify_window_s,
         deadline_s=clock.settle_s + clock.verify_window_s,
         excused=late,
         postcondition=add_postcondition,
+        strategy=step.strategy,
     )
     case.keep("verify", list(dossier.evidence))
-    if held.state == "held" and attempt and case.row.mitigated_at is None:
+    if held.state == "held" and before and step.undoes is None and case.row.mitigated_at is None:
         case.store.update_incident(case.id, case.ref.epoch, mitigated_at=now())
     verdict = last.verdict(late) if last else "unknown"
     return VerifyOutcome(holds=held.state == "held", verdict=verdict, reason=held.reason)
+
+
+def _late(case: Case, hosts: Sequence[str]) -> Checks:
+    """What may be unknown for now: the order table, and figures that were not what was ill."""
+    seen = case.store.dossier(case.id, phases=(Phase.TRIAGE, Phase.DIAGNOSE))
+    well = [host for host in hosts if seen.value(host, "metrics.verdict") != "unhealthy"]
+    return frozenset({(host, "orders") for host in hosts} | {(host, "metrics") for host in well})
 
 
 @task(task_run_name="confirm that {case.profile.name} is restored", cache_policy=NO_CACHE)
@@ -110,10 +125,13 @@ def watch(
     deadline_s: float,
     excused: Checks,
     postcondition: Callable[[Dossier, Sample], Sample] | None = None,
+    strategy: str = "",
 ) -> tuple[Holding, Sample | None, Dossier]:
     """Sample `hosts` until the checks hold over `window_s` or `deadline_s` has passed (seconds).
 
-    Every sample makes connections of its own. Returns the judgement, the last sample and its evidence.
+    Every sample makes connections of its own, and reads what `strategy` reads.
+
+    Returns the judgement, the last sample and its evidence.
     """
     needed = profile.clock.samples
     pause = window_s / (needed - 1) + CLOCK_SLACK_S
@@ -127,7 +145,7 @@ def watch(
     with ThreadPoolExecutor(max_workers=min(len(hosts), MOST_HOSTS_AT_ONCE)) as pool:
         while True:
             looked, at = time.monotonic(), now()
-            found = list(pool.map(lambda host: _probe(profile, ssh, host, scrapes), hosts))
+            found = list(pool.map(lambda host: _probe(profile, ssh, host, scrapes, strategy), hosts))
             dossier = Dossier(evidence=tuple(item for items in found for item in items))
             sample = take_sample(dossier, profile, at, [host.name for host in hosts])
             samples.append(postcondition(dossier, sample) if postcondition else sample)
@@ -146,7 +164,7 @@ def _process(dossier: Dossier, hosts: Sequence[Host]) -> int | None:
 
 
 def _probe(
-    profile: Profile, ssh: SSHCredentials, host: Host, scrapes: dict[str, Scrape | None]
+    profile: Profile, ssh: SSHCredentials, host: Host, scrapes: dict[str, Scrape | None], strategy: str
 ) -> tuple[Evidence, ...]:
     try:
         with Look(profile, ssh, host) as look:
@@ -155,6 +173,9 @@ def _probe(
             scrape = look.scrape()
             look.rates(scrapes.get(host.name), scrape)
             scrapes[host.name] = scrape
+            if strategy:
+                look.release()
+                look.strategies(strategy)
             return look.evidence
     except IncidentResponseError as error:
         notes = Notes(host.name, now())

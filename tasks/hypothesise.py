@@ -19,7 +19,13 @@ from tasks.look import look_everywhere
 def hypothesise(case: Case) -> DiagnosisOutcome:
     """Rank the hypotheses by the evidence and keep the plan (document, phase 2, steps 2 and 3)."""
     ranked = ranking(case)
-    plan = make_plan(ranked, service=case.profile.name, kind=Kind(case.row.kind))
+    plan = make_plan(
+        ranked,
+        service=case.profile.name,
+        hosts=[host.name for host in case.profile.hosts],
+        strategies=case.profile.strategies,
+        kind=Kind(case.row.kind),
+    )
     case.store.keep_record(case.id, case.ref.epoch, "plan", plan.model_dump(mode="json"))
     if case.row.diagnosed_at is None:
         case.store.update_incident(case.id, case.ref.epoch, diagnosed_at=now())

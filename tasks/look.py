@@ -12,7 +12,8 @@ from blocks.ssh import SSHCredentials
 from responder.domain.base import now
 from responder.domain.errors import IncidentResponseError
 from responder.domain.evidence import Evidence
-from responder.domain.observations import Notes, note_out_of_reach
+from responder.domain.notes import Notes
+from responder.domain.observations import note_out_of_reach
 from responder.domain.profile import Host, Profile
 from responder.domain.verification import evidence_of, required_checks
 from tasks.probes import Look

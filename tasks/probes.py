@@ -17,7 +17,7 @@ from responder.domain.base import now
 from responder.domain.commands import CommandResult
 from responder.domain.errors import TransientError
 from responder.domain.evidence import Evidence
-from responder.domain.observations import Notes
+from responder.domain.notes import Notes
 from responder.domain.parsing.http import HttpReply, curl_argv, parse_curl, read_json
 from responder.domain.parsing.metrics import MetricNames, Samples, compare, parse_metrics
 from responder.domain.parsing.parsed import Parsed
@@ -146,6 +146,8 @@ class Look:
             latency=metrics.latency,
         )
         measured = compare(first[1], second[1], second[0] - first[0], names)
+        if metrics.load and metrics.load_limit:
+            observed.note_load(self.notes, self._url(metrics.url), second[1], metrics.load, metrics.load_limit)
         sla = self.profile.sla
         observed.note_rates(
             self.notes, self._url(metrics.url), measured, limits=(sla.error_share, sla.latency_p99_s)
@@ -178,8 +180,28 @@ class Look:
         observed.note_inodes(self.notes, self.read("df", "-P", "-i"))
         kernel = ("-k", "--since", f"@{int(since.timestamp())}", "--no-pager", "-o", "short-unix")
         observed.note_kernel(self.notes, self.read(*unit.journalctl, *kernel))
-        if unit.release_link:
-            observed.note_release(self.notes, self.read("stat", "-c", "%Y %N", "--", unit.release_link))
+        self.release()
+        self.configuration()
+        self.strategies(*self.profile.strategies)
+
+    def release(self) -> None:
+        """Which release runs, and since when it is the one."""
+        if link := self.profile.unit.release_link:
+            observed.note_release(self.notes, self.read("stat", "-c", "%Y %N", "--", link))
+
+    def configuration(self) -> None:
+        """Since when the configuration is as it is."""
+        if file := self.profile.unit.config_file:
+            observed.note_config(self.notes, self.read("stat", "-L", "-c", "%Y", "--", file))
+
+    def strategies(self, *names: str) -> None:
+        """What the configured strategies read on this host: whether they could be tried, and what they changed."""
+        for name in names:
+            strategy = self.profile.strategies.get(name)
+            if strategy is None or getattr(strategy, "host", self.host.name) != self.host.name:
+                continue
+            for read, command in strategy.reads().items():
+                strategy.note(self.notes, read, self.read(*command))
 
     def hands(self, main_pid: int | None, since: datetime) -> None:
         """Who else is at work: processes of deployments, and interactive logins begun or used since the first

@@ -3,8 +3,9 @@
 from responder.domain.base import now
 from responder.domain.errors import PermanentError
 from responder.domain.guardrails import hands_on
-from responder.domain.incident import AttemptOutcome, ResolveOutcome, VerifyOutcome
+from responder.domain.incident import AttemptOutcome, ResolveOutcome, Severity, VerifyOutcome, lowest_mode
 from responder.domain.plan import NextStep, Plan, PlanStep, StepResult, next_step, step_result
+from responder.domain.strategies import WAIT
 from responder.domain.verification import take_sample
 from responder.store import Store
 from tasks.case import Case, ranking
@@ -17,20 +18,26 @@ def read_plan(store: Store, incident_id: str) -> Plan:
 
 def step_of(case: Case, step_id: str) -> PlanStep:
     """The plan's step of that id. Raises `PermanentError`."""
-    for step in read_plan(case.store, case.id).steps:
-        if step.id == step_id:
-            return step
-    raise PermanentError(f"the plan of incident {case.id} has no step {step_id!r}")
+    step = read_plan(case.store, case.id).step(step_id)
+    if step is None:
+        raise PermanentError(f"the plan of incident {case.id} has no step {step_id!r}")
+    return step
 
 
 def read_results(store: Store, incident_id: str) -> tuple[StepResult, ...]:
     """What became of the plan's steps so far, from the outcomes of their phases."""
     outcomes = {phase.name: phase.outcome for phase in store.phases(incident_id) if phase.outcome}
     results = []
-    for step in read_plan(store, incident_id).steps:
+    steps = read_plan(store, incident_id).steps
+    for step in (each for planned in steps for each in (planned, planned.undo())):
+        answer = store.record(incident_id, approval_record(step.id))
+        if answer and answer["decision"] != "approve":
+            why = f"{step.title} on {step.target}: {answer['by']} declined it: {answer['why']}"
+            results.append(StepResult(step_id=step.id, state="refused", reason=why))
+            continue
         tried, checked = outcomes.get(f"mitigate:{step.id}"), outcomes.get(f"verify:{step.id}")
         check = VerifyOutcome.model_validate(checked) if checked else None
-        if step.strategy == "wait" and check:
+        if step.strategy == WAIT and check:
             tried = {"attempt_id": None, "state": "skipped", "reason": check.reason}
         if tried and (check or not needs_checking(AttemptOutcome.model_validate(tried))):
             results.append(step_result(step.id, AttemptOutcome.model_validate(tried), check))
@@ -56,7 +63,29 @@ def what_next(case: Case, confirmation: ResolveOutcome | None) -> NextStep:
         confirmation=confirmation,
         hands=tuple(sign for host in ill for sign in hands_on(host, dossier)[0]),
         seen=latest.describe(verdict),
+        unasked=frozenset(step.id for step in read_plan(case.store, case.id).steps if needs_approval(case, step)),
     )
+
+
+def approval_record(step_id: str) -> str:
+    """The record that keeps a person's answer about a step."""
+    return f"approval:{step_id}"
+
+
+def needs_approval(case: Case, step: PlanStep) -> bool:
+    """Whether a person must be asked before the step, and was not: it may not run by itself at this severity."""
+    strategy = case.profile.strategies.get(step.strategy)
+    if strategy is None or case.store.record(case.id, approval_record(step.id)):
+        return False
+    alone = Severity(case.row.severity or Severity.P1) in strategy.severities
+    # In a dry run nobody is asked; where the profile lets it only be rehearsed, there is nothing to approve.
+    return not alone and lowest_mode(case.ref.mode, case.profile.mode, strategy.mode).acts
+
+
+def approved(case: Case, step: PlanStep) -> bool:
+    """Whether a person has approved the step."""
+    answer = case.store.record(case.id, approval_record(step.id))
+    return answer is not None and answer["decision"] == "approve"
 
 
 def excused_checks(case: Case) -> frozenset[tuple[str, str]]:

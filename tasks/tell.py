@@ -23,7 +23,6 @@ from responder.domain.notices import (
     render_notice,
 )
 from responder.domain.plan import StepResult
-from responder.domain.profile import Strategies
 from responder.domain.redaction import redact_value
 from responder.domain.shell import quote
 from responder.store.tables import IncidentRow
@@ -125,7 +124,6 @@ def announce_ending(case: Case, ending: Ending, cause: str | None, impact: str |
 def page_a_person(case: Case, what_is_wrong: str, results: tuple[StepResult, ...]) -> None:
     """Hand over: what is wrong, tried, refused and why, the next command, and one link."""
     row = case.row
-    restart = case.profile.strategies.get(Strategies.RESTART)
     targets = [host.name for host in case.profile.hosts]
     for result in results:
         targets = [name for name in targets if result.step_id.endswith(name)] or targets
@@ -133,8 +131,6 @@ def page_a_person(case: Case, what_is_wrong: str, results: tuple[StepResult, ...
     journal = (*case.profile.unit.journalctl, "-u", case.profile.unit.name, "-n", "50", "--no-pager")
     login = ("ssh", "-p", str(host.port), f"{case.profile.ssh.user}@{host.address}")
     refused = tuple(result.reason for result in results if result.state in ("refused", "taken_over"))
-    if restart is None:
-        refused = (*refused, "restart: the profile does not configure it")
     page = Escalation(
         severity=Severity(row.severity or Severity.P1),
         service=row.service,
@@ -153,6 +149,17 @@ def page_a_person(case: Case, what_is_wrong: str, results: tuple[StepResult, ...
         _put(case, PAGERDUTY, "escalate", body, key="escalate")
     if case.profile.slack:
         _put(case, SLACK, "post" if case.profile.pagerduty else "escalate", for_people, key="escalation")
+
+
+def ask_for_approval(case: Case, what: str, *, key: str) -> None:
+    """Call a person to a run that waits for their answer, and say so in the channel."""
+    row = case.row
+    link = run_url(row.run_id)
+    text = f"{_title(row)}: a person must decide. {plain(what)}"
+    if case.profile.pagerduty:
+        _put(case, PAGERDUTY, "page", {"text": f"{text} {link}"[:1_000], "link": link}, key=f"approval-{key}")
+    if case.profile.slack:
+        _put(case, SLACK, "post", {"text": f"{for_slack(text)} {link}"}, key=f"approval-{key}")
 
 
 def _post(case: Case, text: str, *, key: str) -> None:

@@ -10,12 +10,13 @@ import pytest
 from factories import dossier, seen
 
 from responder.domain.evidence import Dossier
-from responder.domain.hypothesis import Catalogue, judge, rank, read_catalogue
+from responder.domain.hypothesis import Catalogue, Judgement, judge, rank, read_catalogue
 from responder.domain.incident import Alert, Kind, Mode, Phase, Severity
-from responder.domain.plan import make_plan
+from responder.domain.plan import Plan, make_plan
 from responder.domain.predicates import PREDICATES
-from responder.domain.profile import Profile, Strategies, read_profile, review_days
+from responder.domain.profile import Profile, read_profile, review_days
 from responder.domain.severity import choose_severity
+from responder.domain.strategies.restart import Restart
 
 ROWS = {
     "metrics-exporter-defect": 3,
@@ -210,25 +211,29 @@ def test_nothing_is_supported_on_a_healthy_host_and_nothing_on_one_that_nobody_c
         assert not [j for j in rank(catalogue, found, service=SERVICE) if j.standing == "supported"]
 
 
+def planned(ranking: tuple[Judgement, ...]) -> Plan:
+    budget = {"attempts": 1, "within_minutes": 10}
+    restart = Restart.model_validate({"command": ["restart"], "budget": budget})
+    return make_plan(ranking, service=SERVICE, hosts=["gw-1", "gw-2"], strategies={"restart": restart})
+
+
 def test_only_the_host_that_shows_it_is_restarted(catalogue: Catalogue) -> None:
     ranking = rank(catalogue, observed({"gw-1": {}, "gw-2": DOWN}), service=SERVICE)
-    assert [(step.strategy, step.target) for step in make_plan(ranking, service=SERVICE).steps] == [
-        ("restart", "gw-2")
-    ]
+    assert [(step.strategy, step.target) for step in planned(ranking).steps] == [("restart", "gw-2")]
 
 
 @pytest.mark.parametrize("symptoms", [NO_BUILD, NO_MODULE])
 def test_a_bad_artifact_is_for_people_and_never_restarted_first(
     catalogue: Catalogue, symptoms: Mapping[str, Any]
 ) -> None:
-    plan = make_plan(rank(catalogue, observed({HOST: symptoms}), service=SERVICE), service=SERVICE)
+    plan = planned(rank(catalogue, observed({HOST: symptoms}), service=SERVICE))
     assert not plan.steps
     assert "rollback" in plan.for_people[0]
 
 
 @pytest.mark.parametrize("symptoms", [SILENT_METRICS, LIMITED])
 def test_what_heals_itself_is_only_watched(catalogue: Catalogue, symptoms: Mapping[str, Any]) -> None:
-    plan = make_plan(rank(catalogue, observed({HOST: symptoms}), service=SERVICE), service=SERVICE)
+    plan = planned(rank(catalogue, observed({HOST: symptoms}), service=SERVICE))
     assert [step.strategy for step in plan.steps] == ["wait"]
 
 
@@ -301,7 +306,7 @@ def test_veloz_holds_the_documents_values(veloz: Profile) -> None:
     urls = [ends.health.url, *(end.url for end in (ends.engine, ends.metrics, ends.orders) if end)]
     paths = ("/health", "/api/health", "/metrics", "/api/orders_state")
     assert urls == [f"http://localhost:8080{path}" for path in paths]
-    assert veloz.strategies[Strategies.RESTART].command == ("sudo", "-n", "systemctl", "restart", "veloz")
+    assert veloz.strategies["restart"].command == ("sudo", "-n", "systemctl", "restart", "veloz")
     assert veloz.phase_budgets_minutes == {Phase.TRIAGE: 5, Phase.DIAGNOSE: 15, Phase.MITIGATE: 30}
     assert [review_days(severity) for severity in Severity] == [2, 2, 7, None]
     assert veloz.severities.levels[Severity.P1].update_every_minutes == 15

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from responder.domain.guardrails import PastAttempt, Situation, hands_on, refusal
 from responder.domain.incident import Kind, Mode, Severity
-from responder.domain.profile import Budget, Strategy, Window
+from responder.domain.profile import Window
+from responder.domain.strategies import Budget, Strategy
 from tests.factories import NOON, dossier, profile, seen
 
 RESTART = Strategy(

@@ -27,7 +27,7 @@ from responder.domain import observations
 from responder.domain.base import now
 from responder.domain.commands import CommandResult
 from responder.domain.incident import Alert, Ending, IncidentRef, Kind, Mode, Outcome
-from responder.domain.observations import Notes
+from responder.domain.notes import Notes
 from responder.domain.parsing.http import HttpReply, read_json
 from responder.domain.parsing.parsed import Parsed
 from responder.domain.profile import Profile, Unit

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from responder.domain import observations as o
 from responder.domain.commands import CommandResult
 from responder.domain.evidence import Evidence
-from responder.domain.observations import Notes
+from responder.domain.notes import EXCERPT_CHARACTERS, Notes
 from responder.domain.parsing.http import HttpReply, Reading, parse_curl, read_json
 from responder.domain.parsing.metrics import Measure, ServiceRates, parse_metrics
 from responder.domain.profile import Unit
@@ -325,7 +325,7 @@ def every_note(text: str) -> list[Evidence]:
 )
 def test_evidence_is_bounded_whatever_a_host_prints(text: str) -> None:
     for item in every_note(text):
-        assert len(item.excerpt) <= o.EXCERPT_CHARACTERS
+        assert len(item.excerpt) <= EXCERPT_CHARACTERS
         assert len(item.how) <= 300
         assert len(str(item.unknown)) <= 300
         assert len(str(item.value)) <= 60_000

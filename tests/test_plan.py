@@ -1,5 +1,6 @@
 """The plan: every step once, and whatever nobody can know leads to a person."""
 
+from collections.abc import Mapping
 from itertools import product
 from typing import Any, Literal, get_args
 
@@ -7,10 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from responder.domain.evidence import Verdict
-from responder.domain.hypothesis import StrategyName, rank
+from responder.domain.evidence import Dossier, Verdict
+from responder.domain.hypothesis import rank
 from responder.domain.incident import AttemptOutcome, Kind, Outcome, ResolveOutcome, VerifyOutcome
 from responder.domain.plan import Plan, PlanStep, StepResult, confirmed_ending, make_plan, next_step, step_result
+from responder.domain.strategies import NAMES, Strategy
+from responder.domain.strategies.config import Config
+from responder.domain.strategies.restart import Restart
+from responder.domain.strategies.scale import Scale
 from tests.factories import catalogue, dossier, hypothesis_data, seen
 
 State = Literal["held", "failed", "refused", "unknown", "taken_over"]
@@ -18,12 +23,29 @@ STATES: tuple[State, ...] = get_args(State)
 VERDICTS: tuple[Verdict, ...] = ("healthy", "unhealthy", "unknown")
 
 
-def plan_for(rows: list[dict[str, Any]], *hosts: str) -> Plan:
+BUDGET = {"attempts": 1, "within_minutes": 10}
+RESTART: dict[str, Strategy] = {"restart": Restart.model_validate({"command": ["restart"], "budget": BUDGET})}
+CONFIG = {"command": ["reload"], "file": "/etc/shop", "good": "/etc/shop.good", "budget": BUDGET}
+SCALE = {"host": "gw-1", "deployment": "shop", "replicas": 3, "most": 5, "budget": BUDGET}
+ALL: dict[str, Strategy] = RESTART | {
+    "config": Config.model_validate(CONFIG),
+    "scale": Scale.model_validate(SCALE),
+}
+
+
+def plan_for(rows: list[dict[str, Any]], *hosts: str, strategies: Mapping[str, Strategy] = RESTART) -> Plan:
     look = dossier(*[seen(host, "unit.active_state", "failed") for host in hosts])
-    return make_plan(rank(catalogue(*rows), look, service="shop"), service="shop")
+    return planned(rows, look, strategies=strategies)
 
 
-def step(strategy: StrategyName = "restart", target: str = "gw-1") -> PlanStep:
+def planned(
+    rows: list[dict[str, Any]], look: Dossier, kind: Kind = Kind.AVAILABILITY, strategies: Any = RESTART
+) -> Plan:
+    ranking = rank(catalogue(*rows), look, service="shop")
+    return make_plan(ranking, service="shop", hosts=["gw-1", "gw-2"], strategies=strategies, kind=kind)
+
+
+def step(strategy: str = "restart", target: str = "gw-1") -> PlanStep:
     return PlanStep(id=f"{strategy}-{target}", strategy=strategy, target=target, hypothesis="crash", why="it died")
 
 
@@ -39,7 +61,7 @@ def test_a_strategy_stands_once_for_each_target_however_many_causes_ask_for_it()
     assert [(s.id, s.hypothesis) for s in plan.steps] == [("restart-gw-1", "crash"), ("restart-gw-2", "crash")]
 
 
-@pytest.mark.parametrize("strategy", get_args(StrategyName))
+@pytest.mark.parametrize("strategy", NAMES)
 @pytest.mark.parametrize("unsupported", [("never.seen", 1), ("unit.active_state", "active")])
 def test_only_supported_hypotheses_lead_to_anything(strategy: str, unsupported: tuple[str, Any]) -> None:
     key, value = unsupported
@@ -49,7 +71,7 @@ def test_only_supported_hypotheses_lead_to_anything(strategy: str, unsupported: 
 
 def test_only_hosts_that_show_the_cause_are_touched() -> None:
     look = dossier(seen("gw-1", "unit.active_state", "active"), seen("gw-2", "unit.active_state", "failed"))
-    plan = make_plan(rank(catalogue(hypothesis_data("crash")), look, service="shop"), service="shop")
+    plan = planned([hypothesis_data("crash")], look)
     assert [s.target for s in plan.steps] == ["gw-2"]
 
 
@@ -89,17 +111,22 @@ plans = st.builds(
 @given(plan=plans, states=st.lists(st.sampled_from(STATES), min_size=6), verdict=st.sampled_from(VERDICTS))
 def test_no_step_is_tried_twice_and_the_plan_ends(plan: Plan, states: list[State], verdict: Any) -> None:
     done: list[StepResult] = []
+    acting = {each.id: each for each in plan.steps if each.strategy != "wait"}
+    cured: set[str] = set()
     while (following := next_step(plan, tuple(done), verdict=verdict)).step:
         assert following.do == ("wait" if following.step.strategy == "wait" else "act")
+        assert following.step.strategy == "wait" or not following.step.cures <= cured, "it is well already"
         assert following.step.id not in [known.step_id for known in done]
         assert not any(known.state in ("unknown", "taken_over") for known in done)
         done.append(result(following.step, states[len(done)]))
+        if done[-1].state == "held" and following.step.id in acting:
+            cured |= following.step.cures
         assert len(done) <= len(plan.steps)
     assert following.reason
     came = {known.state for known in done}
     if "taken_over" in came:
         assert following.do == "stand_back"
-    elif came & {"unknown", "failed", "refused"} or plan.for_people:
+    elif came & {"unknown", "failed", "refused"} or (plan.for_people and not (cured and verdict == "healthy")):
         assert following.do == "hand_over"
     else:
         assert following.do == ("confirm" if done or verdict == "healthy" else "hand_over")
@@ -120,11 +147,67 @@ def test_after_an_outcome_nobody_knows_or_other_hands_nothing_more_is_tried(
 
 @pytest.mark.parametrize("state", ["failed", "refused"])
 def test_a_refused_or_failed_step_leads_to_a_person_with_its_reason_though_others_hold(state: State) -> None:
-    one, two = step(target="gw-1"), step(target="gw-2")
+    one, two = step(target="gw-1"), step("rollback", target="gw-2")
     plan = Plan(steps=(one, two))
     assert next_step(plan, (result(one, state),), verdict="healthy").step == two
     ended = next_step(plan, (result(one, state), result(two, "held")), verdict="healthy")
     assert (ended.do, ended.reason) == ("hand_over", f"restart-gw-1 {state}")
+
+
+def test_what_failed_on_the_first_host_is_not_tried_on_the_others() -> None:
+    one, two = step(target="gw-1"), step(target="gw-2")
+    ended = next_step(Plan(steps=(one, two)), (result(one, "failed"),), verdict="unhealthy")
+    assert (ended.do, ended.reason) == ("hand_over", "restart-gw-1 failed")
+    assert next_step(Plan(steps=(one, two)), (result(one, "refused"),), verdict="unhealthy").step == two
+
+
+def test_where_the_first_strategy_failed_the_next_one_makes_it_good() -> None:
+    restart, rollback = step(), step("rollback")
+    plan = Plan(steps=(restart, rollback))
+    assert next_step(plan, (result(restart, "failed"),), verdict="unhealthy").step == rollback
+    results = (result(restart, "failed"), result(rollback, "held"))
+    assert next_step(plan, results, verdict="healthy").do == "confirm"
+    assert next_step(plan, (result(restart, "held"),), verdict="healthy").do == "confirm", (
+        "no rollback for nothing"
+    )
+
+
+def test_what_did_not_hold_is_undone_before_the_next_is_tried() -> None:
+    scale = step("scale").model_copy(update={"undoable": True})
+    plan = Plan(steps=(scale, step("rollback")))
+    failed = result(scale, "failed").model_copy(update={"acted": True})
+    undo = next_step(plan, (failed,), verdict="unhealthy").step
+    assert undo is not None
+    assert (undo.id, undo.undoes, undo.title) == ("undo-scale-gw-1", "scale-gw-1", "undo-scale")
+    assert plan.step(undo.id) == undo
+    for state in ("held", "failed"):
+        following = next_step(plan, (failed, result(undo, state)), verdict="unhealthy").step  # type: ignore[arg-type]
+        assert following == step("rollback")
+    assert next_step(plan, (result(scale, "failed"),), verdict="unhealthy").step == step("rollback"), (
+        "nothing was done"
+    )
+
+
+def test_a_step_that_is_not_taken_alone_is_asked_about_once() -> None:
+    restart = step()
+    plan = Plan(steps=(restart,))
+    asked = next_step(plan, (), verdict="unhealthy", unasked=frozenset({restart.id}))
+    assert (asked.do, asked.step) == ("ask", restart)
+    assert next_step(plan, (), verdict="unhealthy").do == "act"
+    assert next_step(plan, (result(restart, "refused"),), verdict="unhealthy").do == "hand_over"
+
+
+def test_a_person_may_choose_another_strategy() -> None:
+    restart, rollback, scale = step(), step("rollback"), step("scale", "shop")
+    assert Plan(steps=(restart, scale)).instead(restart, [rollback]).steps == (restart, rollback, scale)
+    assert Plan(steps=(restart, scale)).instead(restart, [scale]).steps == (restart, scale)
+
+
+def test_a_deployment_is_scaled_once_for_all_the_hosts_that_it_is_about() -> None:
+    plan = plan_for([hypothesis_data("capacity", strategy="scale")], "gw-1", "gw-2", strategies=ALL)
+    [scale] = plan.steps
+    assert (scale.target, scale.runs_on, scale.cures) == ("shop", "gw-1", frozenset({"gw-1", "gw-2"}))
+    assert scale.undoable
 
 
 def test_what_is_not_restored_goes_to_a_person_and_not_to_the_next_step() -> None:
@@ -185,7 +268,7 @@ def test_what_is_unconfirmed_or_not_restored_never_closes_whatever_else_holds() 
 @pytest.mark.parametrize("kind", [Kind.SECURITY, Kind.RISK])
 def test_what_people_decide_has_no_steps_and_is_handed_over_even_when_all_is_well(kind: Kind) -> None:
     look = dossier(seen("gw-1", "unit.active_state", "failed"))
-    plan = make_plan(rank(catalogue(hypothesis_data("crash")), look, service="shop"), service="shop", kind=kind)
+    plan = planned([hypothesis_data("crash")], look, kind)
     assert plan.steps == ()
     for verdict in VERDICTS:
         following = next_step(plan, (), verdict=verdict, hands=("somebody is logged in on gw-1",))

@@ -151,7 +151,7 @@ def test_hosts_behind_one_address_differ_by_port_and_a_single_one_may_be_called_
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"strategies": {"reboot": {}}}, "Input should be 'restart'"),
+        ({"strategies": {"reboot": {}}}, "no such key"),
         (
             {"strategies": {"restart": {"command": [], "budget": {"attempts": 1, "within_minutes": 1}}}},
             "at least 1",

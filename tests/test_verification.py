@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from responder.domain.evidence import Evidence, Verdict
 from responder.domain.profile import Profile
+from responder.domain.strategies.restart import restarted
 from responder.domain.verification import (
     Holding,
     Reading,
@@ -18,7 +19,6 @@ from responder.domain.verification import (
     conclude,
     holding,
     required_checks,
-    restarted,
     stayed,
     take_sample,
 )

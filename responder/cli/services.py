@@ -128,7 +128,7 @@ def _check_host(profile: Profile, ssh: Any, host: Host, store: Store) -> Iterato
 
 def _check_rights(profile: Profile, look: Any, host: Host) -> Iterator[Finding]:
     """Whether sudo would let each strategy's command run without a password, by its listing only."""
-    wanted = {name.value: strategy.command for name, strategy in profile.strategies.items()}
+    wanted = {name: strategy.command for name, strategy in profile.strategies.items()}
     wanted |= {"reading the journal": profile.unit.journalctl, "reading the unit": profile.unit.systemctl}
     behind_sudo = {what: command for what, command in wanted.items() if command[0] == "sudo"}
     if not behind_sudo:
@@ -138,7 +138,7 @@ def _check_rights(profile: Profile, look: Any, host: Host) -> Iterator[Finding]:
     for what, command in behind_sudo.items():
         argv = [word for word in command[1:] if word != "-n"]
         shown = " ".join(argv)
-        ok = may_run(allowed, argv, exact=what in {name.value for name in profile.strategies})
+        ok = may_run(allowed, argv, exact=what in profile.strategies)
         yield _finding(
             f"{host.name}: sudo for {what}",
             ok,

@@ -8,7 +8,8 @@ from datetime import timedelta
 from responder.domain.base import Frozen, UtcDatetime
 from responder.domain.evidence import Dossier
 from responder.domain.incident import Kind, Mode, Severity
-from responder.domain.profile import Strategy, Window
+from responder.domain.profile import Window
+from responder.domain.strategies import Strategy
 
 HANDS_RULE = "somebody else's hands"
 _HANDS = {"deployments.running": "a deployment is running", "logins.active": "somebody is logged in"}
@@ -40,6 +41,10 @@ class Situation(Frozen):
     """Signs that somebody has begun to work on it: sentences."""
     hands_unknown: str | None = None
     past: tuple[PastAttempt, ...] = ()
+    approved: bool = False
+    """A person has approved this very step."""
+    undoes: bool = False
+    """It takes back what an attempt of this incident did."""
 
 
 class Refusal(Frozen):
@@ -113,11 +118,13 @@ def refusal(name: str, strategy: Strategy | None, target: str, now: Situation) -
             reason=f"it cannot be told whether somebody is at work: {now.hands_unknown}",
             remedy="Look who is logged in on the host, then act by hand.",
         )
-    if now.severity not in strategy.severities:
+    if now.undoes:  # what was allowed may be taken back, whatever it has cost by now
+        return None
+    if now.severity not in strategy.severities and not now.approved:
         return Refusal(
             rule="strategy by severity",
             reason=f"{name} is not allowed without a person at {now.severity.value}",
-            remedy="Act by hand, or allow the severity in the profile.",
+            remedy="Approve it, act by hand, or allow the severity in the profile.",
         )
     return _over_budget(name, strategy, target, now)
 

@@ -14,8 +14,7 @@ from responder.domain.base import Frozen
 from responder.domain.documents import load_document
 from responder.domain.evidence import Condition, Dossier, Finding, Truth, all_of, any_of
 from responder.domain.predicates import PREDICATES
-
-StrategyName = Literal["restart", "rollback", "scale", "failover", "config", "wait", "person"]
+from responder.domain.strategies import WAIT, StrategyName
 
 
 class Hypothesis(Frozen):
@@ -128,7 +127,7 @@ def rank(catalogue: Catalogue, dossier: Dossier, *, service: str) -> tuple[Judge
     order = {"supported": 0, "open": 1, "refuted": 2}
 
     def place(judgement: Judgement) -> tuple[int, bool]:
-        return (order[judgement.standing], judgement.hypothesis.strategy == "wait")
+        return (order[judgement.standing], judgement.hypothesis.strategy == WAIT)
 
     return tuple(
         judgement

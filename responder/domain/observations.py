@@ -4,6 +4,7 @@ Nothing here reads anything; it only says what an answer means. What could not b
 the reason, and never a zero.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from typing import Any
 
 from responder.domain.commands import CommandResult
 from responder.domain.escaping import bound
-from responder.domain.evidence import Evidence
+from responder.domain.notes import Notes
 from responder.domain.parsing.http import HttpReply, Reading
 from responder.domain.parsing.journal import find_oom_kills, group_errors, parse_journal
 from responder.domain.parsing.metrics import Samples, ServiceRates
@@ -20,51 +21,10 @@ from responder.domain.parsing.processes import matching, parse_ps, parse_who
 from responder.domain.parsing.resources import parse_df, parse_df_inodes, parse_free
 from responder.domain.parsing.systemd import parse_show
 from responder.domain.profile import Unit
-from responder.domain.redaction import redact, redact_value
 
-EXCERPT_CHARACTERS = 1_500
-VALUE_CHARACTERS = 1_000
 KEPT_LINES = 100
 SHOWN_PATTERNS = 20
 _HIDDEN_JOURNAL = re.compile(r"not seeing messages from other users|insufficient permissions", re.IGNORECASE)
-
-
-class Notes:
-    """Collects the evidence of one look at one host, cleaned of secrets and bounded as it comes in."""
-
-    def __init__(self, host: str, at: datetime) -> None:
-        self.host = host
-        self.at = at
-        self.evidence: list[Evidence] = []
-
-    def saw(self, key: str, how: str, value: Any, excerpt: str = "") -> None:
-        """Note an observation; a value of None counts as not seen."""
-        if value is None:
-            self.missed(key, how, "the answer does not say", excerpt)
-            return
-        bounded = bound(value, VALUE_CHARACTERS) if isinstance(value, str) else value
-        self._note(key, how, excerpt, value=redact_value(bounded))
-
-    def missed(self, key: str, how: str, why: str, excerpt: str = "") -> None:
-        """Note that something could not be observed, and why."""
-        self._note(key, how, excerpt, unknown=redact(bound(why, 300)) or "no reason given")
-
-    def _note(self, key: str, how: str, excerpt: str, **rest: Any) -> None:
-        self.evidence.append(
-            Evidence(
-                id="",
-                key=key,
-                host=self.host,
-                at=self.at,
-                how=redact(bound(how, 300)),
-                excerpt=redact(bound(excerpt, EXCERPT_CHARACTERS)),
-                **rest,
-            )
-        )
-
-    def numbered(self, start: int = 1) -> tuple[Evidence, ...]:
-        """The evidence with ids, for looks that no incident keeps."""
-        return tuple(e.model_copy(update={"id": f"e{n}"}) for n, e in enumerate(self.evidence, start=start))
 
 
 def _failed(result: CommandResult, *, accept: Sequence[int] = (0,)) -> str | None:
@@ -148,6 +108,8 @@ def note_processes(notes: Notes, result: CommandResult, unit: Unit, main_pid: in
             notes.missed(key, how, "the unit has no main process")
         else:
             notes.saw(key, how, value)
+    if main is not None and unit.memory_limit_mib:
+        notes.saw("process.memory_percent", how, round(100 * main.rss_bytes / unit.memory_limit_mib / 2**20, 1))
     deploying = [
         process.args
         for process in parsed.value
@@ -257,10 +219,26 @@ def note_release(notes: Notes, result: CommandResult) -> None:
     if problem:
         notes.missed("changes.release", result.command, problem)
         notes.missed("changes.release_switched_at", result.command, problem)
+        notes.missed("changes.release_minutes", result.command, problem)
         return
     notes.saw("changes.release", result.command, words[1].strip())
     switched = datetime.fromtimestamp(int(words[0]), tz=UTC)
     notes.saw("changes.release_switched_at", result.command, _iso(switched))
+    notes.saw("changes.release_minutes", result.command, _minutes(notes, switched))
+
+
+def note_config(notes: Notes, result: CommandResult) -> None:
+    """`stat -c %Y` of the configuration: for how long it has been as it is."""
+    problem = _failed(result) or (None if result.stdout.strip().isdigit() else "the time could not be read")
+    if problem:
+        notes.missed("changes.config_minutes", result.command, problem)
+    else:
+        changed = datetime.fromtimestamp(int(result.stdout.strip()), tz=UTC)
+        notes.saw("changes.config_minutes", result.command, _minutes(notes, changed))
+
+
+def _minutes(notes: Notes, since: datetime) -> float:
+    return round(max(0.0, (notes.at - since).total_seconds() / 60), 1)
 
 
 def note_endpoint(notes: Notes, name: str, url: str, reply: HttpReply, reading: Reading) -> None:
@@ -337,6 +315,17 @@ def note_rates(notes: Notes, url: str, rates: ServiceRates, *, limits: tuple[flo
         notes.missed("metrics.verdict", url, why)
     else:
         notes.saw("metrics.verdict", url, "healthy")
+
+
+def note_load(notes: Notes, url: str, scraped: Parsed[Samples], gauge: str, limit: float) -> None:
+    """The work at hand, over all series of its gauge, and whether it is more than the service can do."""
+    figures = list(scraped.value.values.get(gauge, {}).values()) if scraped.value else []
+    if not figures or any(math.isnan(figure) for figure in figures):
+        notes.missed("metrics.load", url, scraped.problem or f"{gauge} is not among the metrics")
+        notes.missed("metrics.overloaded", url, scraped.problem or f"{gauge} is not among the metrics")
+        return
+    notes.saw("metrics.load", url, sum(figures))
+    notes.saw("metrics.overloaded", url, sum(figures) > limit)
 
 
 def _iso(moment: datetime | None) -> str | None:

@@ -1,14 +1,16 @@
 """The plan: what to try in which order, and the one function that says what comes next."""
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from responder.domain.base import Frozen
-from responder.domain.hypothesis import Judgement, StrategyName
+from responder.domain.hypothesis import Judgement
 from responder.domain.incident import AttemptOutcome, Ending, Kind, Outcome, ResolveOutcome, VerifyOutcome
+from responder.domain.strategies import PERSON, WAIT, Strategy, StrategyName, Target
 
-AUTOMATIC: tuple[StrategyName, ...] = ("restart",)
+UNDO = "undo-"
 
 
 class PlanStep(Frozen):
@@ -16,10 +18,38 @@ class PlanStep(Frozen):
 
     id: str = Field(description="Stable name within the incident, like `restart-gw-1`.")
     strategy: StrategyName
-    target: str
+    target: str = Field(description="What is acted on: a host, a deployment, a cluster.")
+    host: str = Field("", description="The host that the command runs on; empty where it is the target.")
+    about: tuple[str, ...] = Field((), description="The hosts that it is to make well; none: the target.")
     hypothesis: str
     why: str
     capture: bool = False
+    undoable: bool = Field(False, description="Whether it is undone when it does not hold.")
+
+    @property
+    def runs_on(self) -> str:
+        """The host that the command runs on."""
+        return self.host or self.target
+
+    @property
+    def cures(self) -> frozenset[str]:
+        """The hosts that are well when it holds."""
+        return frozenset(self.about or (self.target,))
+
+    @property
+    def undoes(self) -> str | None:
+        """The id of the step that this one takes back, if it is an undo."""
+        return self.id.removeprefix(UNDO) if self.id.startswith(UNDO) else None
+
+    @property
+    def title(self) -> str:
+        """What is done, as records and budgets know it: an undo is no second try of its strategy."""
+        return f"{UNDO}{self.strategy}" if self.undoes else self.strategy
+
+    def undo(self) -> "PlanStep":
+        """The step that takes this one back."""
+        why = f"{self.strategy} on {self.target} did not hold"
+        return self.model_copy(update={"id": f"{UNDO}{self.id}", "why": why, "undoable": False})
 
 
 class StepResult(Frozen):
@@ -31,6 +61,7 @@ class StepResult(Frozen):
     step_id: str
     state: Literal["held", "failed", "refused", "unknown", "taken_over", "rehearsed"]
     reason: str
+    acted: bool = Field(False, description="Whether something was changed.")
 
 
 class Plan(Frozen):
@@ -39,19 +70,40 @@ class Plan(Frozen):
     steps: tuple[PlanStep, ...] = ()
     for_people: tuple[str, ...] = Field((), description="What only a person can do, one sentence each.")
 
+    def step(self, step_id: str) -> PlanStep | None:
+        """The step of that id, or the undo of one."""
+        found = {step.id: step for step in self.steps}
+        wanted = found.get(step_id.removeprefix(UNDO))
+        return wanted.undo() if wanted and step_id.startswith(UNDO) else wanted
+
+    def instead(self, step: PlanStep, others: Sequence[PlanStep]) -> "Plan":
+        """The plan in which `others` stand right after `step`, which a person declined in favour of them."""
+        place = [each.id for each in self.steps].index(step.id) + 1
+        new = {each.id: each for each in others}
+        later = tuple(each for each in self.steps[place:] if each.id not in new)
+        earlier = tuple(each for each in self.steps[:place] if each.id not in new)
+        return self.model_copy(update={"steps": (*earlier, *new.values(), *later)})
+
 
 class NextStep(Frozen):
-    """What comes next: act or wait (with the step), confirm, or hand over to a person (with the reason).
+    """What comes next: ask for approval, act or wait (with the step), confirm, or hand over (with the reason).
 
     `stand_back`: somebody else works on it; `rehearsed`: a dry run has walked the whole plan.
     """
 
-    do: Literal["act", "wait", "confirm", "hand_over", "stand_back", "rehearsed"]
+    do: Literal["ask", "act", "wait", "confirm", "hand_over", "stand_back", "rehearsed"]
     step: PlanStep | None = None
     reason: str = ""
 
 
-def make_plan(ranking: tuple[Judgement, ...], *, service: str, kind: Kind = Kind.AVAILABILITY) -> Plan:
+def make_plan(
+    ranking: tuple[Judgement, ...],
+    *,
+    service: str,
+    hosts: Sequence[str],
+    strategies: Mapping[str, Strategy],
+    kind: Kind = Kind.AVAILABILITY,
+) -> Plan:
     """The supported hypotheses' strategies, each once for each target, the likeliest first.
 
     For the kinds that people decide there are no steps, whatever the service's health.
@@ -66,22 +118,61 @@ def make_plan(ranking: tuple[Judgement, ...], *, service: str, kind: Kind = Kind
         if judgement.standing != "supported":
             continue
         hypothesis = judgement.hypothesis
-        if hypothesis.strategy not in (*AUTOMATIC, "wait"):
-            for_people.append(f"{hypothesis.cause} → {hypothesis.strategy}: {hypothesis.why}")
+        strategy = strategies.get(hypothesis.strategy)
+        if strategy is None and hypothesis.strategy != WAIT:
+            missing = "" if hypothesis.strategy == PERSON else " (the profile does not configure it)"
+            for_people.append(f"{hypothesis.cause} → {hypothesis.strategy}{missing}: {hypothesis.why}")
             # What a person must decide outranks every automatic step that is less likely.
             break
-        targets = judgement.hosts if hypothesis.strategy in AUTOMATIC else (service,)
-        for target in targets:
-            step = PlanStep(
-                id=f"{hypothesis.strategy}-{target}",
-                strategy=hypothesis.strategy,
-                target=target,
-                hypothesis=hypothesis.id,
-                why=hypothesis.why,
-                capture=hypothesis.capture,
-            )
+        for step in _steps(judgement, strategy, service, hosts):
             steps.setdefault(step.id, step)
     return Plan(steps=tuple(steps.values()), for_people=tuple(for_people))
+
+
+def steps_of(name: str, strategy: Strategy, ill: Sequence[str], hosts: Sequence[str], why: str) -> list[PlanStep]:
+    """The steps of a strategy that a person names instead of the planned one."""
+    targets = strategy.targets(ill, hosts)
+    return [_step(name, target, ill, strategy, hypothesis="a person's choice", why=why) for target in targets]
+
+
+def _steps(judgement: Judgement, strategy: Strategy | None, service: str, hosts: Sequence[str]) -> list[PlanStep]:
+    hypothesis, ill = judgement.hypothesis, judgement.hosts
+    targets = strategy.targets(ill, hosts) if strategy else (Target(name=service, host=service),)
+    return [
+        _step(
+            hypothesis.strategy,
+            target,
+            ill,
+            strategy,
+            hypothesis=hypothesis.id,
+            why=hypothesis.why,
+            capture=hypothesis.capture,
+        )
+        for target in targets
+    ]
+
+
+def _step(
+    name: str,
+    target: Target,
+    ill: Sequence[str],
+    strategy: Strategy | None,
+    *,
+    hypothesis: str,
+    why: str,
+    capture: bool = False,
+) -> PlanStep:
+    return PlanStep(
+        id=f"{name}-{target.name}",
+        strategy=name,
+        target=target.name,
+        host="" if target.host == target.name else target.host,
+        about=() if target.host == target.name else tuple(ill),
+        hypothesis=hypothesis,
+        why=why,
+        capture=capture,
+        undoable=bool(strategy and strategy.can_undo),
+    )
 
 
 def next_step(
@@ -92,11 +183,14 @@ def next_step(
     confirmation: ResolveOutcome | None = None,
     hands: tuple[str, ...] = (),
     seen: str = "",
+    unasked: frozenset[str] = frozenset(),
 ) -> NextStep:
     """What comes next. `verdict` is the latest reading of the whole service, `seen` says it in words.
 
-    `hands` are signs that people work where it is not healthy: what they do may explain what was found. A
-    strategy is tried once on a target. After an outcome that nobody can know, nothing more is tried.
+    `hands` are signs that people work where it is not healthy: what they do may explain what was found;
+    `unasked` are the steps that a person must approve and was not asked about. A strategy is tried once on a
+    target, first on one, and on no other one after it failed there; what does not hold is undone where it can
+    be, before the next is tried. After an outcome that nobody can know, nothing more is tried.
     """
     done = {result.step_id: result for result in results}
     blocked = next((r for r in results if r.state in ("unknown", "taken_over")), None)
@@ -104,13 +198,15 @@ def next_step(
         return NextStep(do="stand_back" if blocked.state == "taken_over" else "hand_over", reason=blocked.reason)
     if confirmation and confirmation.state == "not_restored":
         return NextStep(do="hand_over", reason=confirmation.reason)
-    for step in plan.steps:
-        if step.id not in done:
-            return NextStep(do="wait" if step.strategy == "wait" else "act", step=step, reason=step.why)
-    bad = [result for result in results if result.state in ("failed", "refused")]
+    following = _following(plan, done)
+    if following:
+        asks = following.id in unasked
+        do: Literal["ask", "act", "wait"] = "ask" if asks else "wait" if following.strategy == WAIT else "act"
+        return NextStep(do=do, step=following, reason=following.why)
+    bad = [done[step.id] for step in plan.steps if _is_bad(step, plan, done)]
     if bad:
         return NextStep(do="hand_over", reason="; ".join(result.reason for result in bad))
-    if plan.for_people:
+    if plan.for_people and not (verdict == "healthy" and _cured(plan, done)):
         return NextStep(do="hand_over", reason=plan.for_people[0])
     if hands and verdict != "healthy":
         return NextStep(do="stand_back", reason="; ".join(hands))
@@ -123,16 +219,46 @@ def next_step(
     return NextStep(do="hand_over", reason=f"{reason}: {seen}" if seen else reason)
 
 
+def _following(plan: Plan, done: Mapping[str, StepResult]) -> PlanStep | None:
+    """The step that is to be taken now: an undo that is due, or the next one that still makes sense."""
+    failed: set[tuple[str, str]] = set()
+    cured = _cured(plan, done)
+    for step in plan.steps:
+        result = done.get(step.id)
+        if result and result.state == "failed":
+            failed.add((step.strategy, step.hypothesis))
+            if step.undoable and result.acted and f"{UNDO}{step.id}" not in done:
+                return step.undo()
+        if result is None and (step.strategy, step.hypothesis) not in failed and not step.cures <= cured:
+            return step
+    return None
+
+
+def _cured(plan: Plan, done: Mapping[str, StepResult]) -> frozenset[str]:
+    """The hosts that a step has made well."""
+    held = [
+        step for step in plan.steps if step.strategy != WAIT and step.id in done and done[step.id].state == "held"
+    ]
+    return frozenset(host for step in held for host in step.cures)
+
+
+def _is_bad(step: PlanStep, plan: Plan, done: Mapping[str, StepResult]) -> bool:
+    """Whether the step did not help, and no other did where it was tried."""
+    result = done.get(step.id)
+    return result is not None and result.state in ("failed", "refused") and not step.cures <= _cured(plan, done)
+
+
 def step_result(step_id: str, attempt: AttemptOutcome, check: VerifyOutcome | None) -> StepResult:
     """What became of a step: what the attempt says of itself counts only where nothing was verified."""
+    acted = attempt.state == "acted"
     if attempt.state in ("refused", "taken_over", "rehearsed"):
         return StepResult(step_id=step_id, state=attempt.state, reason=attempt.reason)
     if check is not None and check.holds:
-        return StepResult(step_id=step_id, state="held", reason=f"{step_id} held: {check.reason}")
+        return StepResult(step_id=step_id, state="held", reason=f"{step_id} held: {check.reason}", acted=acted)
     if attempt.state in ("unknown", "failed"):
         return StepResult(step_id=step_id, state=attempt.state, reason=attempt.reason)
     why = f"{attempt.reason}; and it did not hold: {check.reason}" if check else attempt.reason
-    return StepResult(step_id=step_id, state="failed", reason=f"{step_id}: {why}")
+    return StepResult(step_id=step_id, state="failed", reason=f"{step_id}: {why}", acted=acted)
 
 
 def confirmed_ending(

@@ -5,60 +5,19 @@ The YAML of a profile is read by `read_profile`; its reference in `docs/profile.
 
 import re
 from datetime import UTC, date, datetime, time, timedelta
-from enum import StrEnum
-from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from responder.domain.base import Frozen, UtcDatetime
 from responder.domain.documents import load_document
 from responder.domain.evidence import Condition
+from responder.domain.fields import Command, HttpUrl, Pattern, SecretName
 from responder.domain.incident import Alert, Kind, Mode, Phase, Severity, lowest_mode
 from responder.domain.predicates import PREDICATES
+from responder.domain.strategies import Strategies
 
 DRILL_SCALE = 0.1  # clocks of a drill run at a tenth
-
-
-def _plain_argument(text: str) -> str:
-    if not text or not text.isprintable():
-        raise ValueError("an argument is not empty and holds no control characters")
-    return text
-
-
-def _http_url(url: str) -> str:
-    if "@" in urlsplit(url).netloc:
-        raise ValueError("a URL in a profile carries no user name or password; name a secret instead")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-        raise ValueError("not an http:// or https:// URL")
-    if not url.isprintable() or " " in url:
-        raise ValueError("a URL holds neither spaces nor control characters")
-    return url
-
-
-def _secret_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Z][A-Z0-9_]{2,63}", name):
-        raise ValueError(
-            "this is the NAME of a secret in capitals, like VELOZ_SSH_KEY; the secret itself is given to "
-            "`incident service add`"
-        )
-    return name
-
-
-def _regex(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError) as error:
-        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
-    return pattern
-
-
-Argument = Annotated[str, AfterValidator(_plain_argument)]
-Command = Annotated[tuple[Argument, ...], Field(min_length=1)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-SecretName = Annotated[str, AfterValidator(_secret_name)]
-Pattern = Annotated[str, AfterValidator(_regex)]
 
 
 class Host(Frozen):
@@ -95,6 +54,8 @@ class Unit(Frozen):
     systemctl: Command = Field(("systemctl",), description="How to call systemctl for reading.")
     journalctl: Command = Field(("journalctl",), description="How to call journalctl for reading.")
     release_link: str | None = Field(None, description="Symbolic link to the running release, if any.")
+    config_file: str | None = Field(None, pattern=r"^/", description="Its configuration, an absolute path.")
+    memory_limit_mib: float | None = Field(None, gt=0, description="Resident memory that it may take, MiB.")
     deployment_processes: tuple[Pattern, ...] = Field(
         (), description="Regular expressions of command lines that mean: a deployment is running."
     )
@@ -128,6 +89,8 @@ class Metrics(Frozen):
         description="Labels (name: regular expression) that make a request a failed one.",
     )
     latency: str = Field(description="Histogram of request latency in seconds.")
+    load: str | None = Field(None, description="Gauge of the work at hand, like requests in flight.")
+    load_limit: float | None = Field(None, gt=0, description="Above it the service has too much to do.")
     scrape_interval_s: float = Field(5, ge=1, le=60, description="Seconds between the two scrapes.")
 
 
@@ -193,41 +156,6 @@ class Alerts(Frozen):
         description="Labels (name: regular expression over the whole value) that select this service."
     )
     rules: tuple[AlertRule, ...] = Field((), description="The first whose name matches counts.")
-
-
-class Strategies(StrEnum):
-    """The strategies that act. `wait` and a person need no configuration."""
-
-    RESTART = "restart"
-
-
-class Budget(Frozen):
-    """How often a strategy may be tried on one target."""
-
-    attempts: int = Field(ge=0, description="Attempts on one target within the period.")
-    within_minutes: float = Field(gt=0, le=525_600, description="The period, minutes.")
-    per_incident: int = Field(2, ge=0, description="Attempts in one incident, over all targets.")
-
-    def tightened(self, other: "Budget") -> "Budget":
-        """The stricter of the two in each respect."""
-        return Budget(
-            attempts=min(self.attempts, other.attempts),
-            within_minutes=max(self.within_minutes, other.within_minutes),
-            per_incident=min(self.per_incident, other.per_incident),
-        )
-
-
-class Strategy(Frozen):
-    """One way to mitigate: the command, where it may run by itself, and how often."""
-
-    command: Command = Field(description="Argument list run on the target host as the login user.")
-    mode: Mode = Field(Mode.LIVE, description="The ceiling for this strategy.")
-    severities: tuple[Severity, ...] = Field(
-        (Severity.P1, Severity.P2, Severity.P3),
-        description="Severities at which it may run without asking anybody.",
-    )
-    timeout_s: float = Field(180, gt=0, le=3600, description="Seconds until its end is called unknown.")
-    budget: Budget
 
 
 class Window(Frozen):
@@ -305,6 +233,7 @@ class Clocks(Frozen):
     confirm_deadline_s: float = Field(300, ge=60, le=7200, description="Until confirming is given up.")
     samples: int = Field(3, ge=3, le=50, description="Healthy samples in a row, spread over a window.")
     observe_s: float = Field(300, ge=60, le=3600, description="Deadline of the strategy `wait`.")
+    approval_s: float = Field(900, ge=120, le=86400, description="Waiting for a person to approve a step.")
     close_form_s: float = Field(3600, ge=300, le=86400, description="Waiting for a person to close.")
 
     def for_drill(self) -> "Clocks":
@@ -368,8 +297,8 @@ class Profile(Frozen):
     endpoints: Endpoints
     severities: Severities
     alerts: Alerts
-    strategies: dict[Strategies, Strategy] = Field(
-        default_factory=dict, description="What may be done; whatever is not here is never done."
+    strategies: Strategies = Field(
+        default_factory=Strategies, description="What may be done; whatever is not here is never done."
     )
     guardrails: Guardrails = Guardrails()
     sla: Sla = Sla()
@@ -394,6 +323,10 @@ class Profile(Frozen):
                 raise ValueError(f"{what} used twice: {', '.join(doubled)}")
         if len(self.hosts) > 1 and self.name in [host.name for host in self.hosts]:
             raise ValueError(f"a host is called {self.name} like the service; what was seen where would mix")
+        for strategy in self.strategies.values():
+            runs_on = getattr(strategy, "host", None)
+            if runs_on is not None and runs_on not in [host.name for host in self.hosts]:
+                raise ValueError(f"strategies.{strategy.name} runs on {runs_on!r}, which is none of the hosts")
         for name in self.condition_predicates():
             if name not in PREDICATES:
                 raise ValueError(f"no predicate is called {name!r}; there are: {', '.join(sorted(PREDICATES))}")
@@ -403,12 +336,13 @@ class Profile(Frozen):
         """Names of all predicates that the profile's conditions use."""
         conditions = [c for rule in self.severities.rules for c in rule.when]
         conditions += [c for rule in self.alerts.rules for c in rule.confirmed_by]
+        conditions += [c for s in self.strategies.values() for c in (*s.requires, *s.holds_when)]
         return [c.predicate for c in conditions if c.predicate]
 
     def action_deadline_s(self, strategy: str) -> float:
         """Seconds until an attempt of `strategy` should have ended, with looking before and asking after."""
         longest = max((known.timeout_s for known in self.strategies.values()), default=0.0)
-        configured = self.strategies.get(Strategies(strategy)) if strategy in list(Strategies) else None
+        configured = self.strategies.get(strategy)
         return (configured.timeout_s if configured else longest) + self.clock.step_s
 
     @property
@@ -451,13 +385,7 @@ def read_profile(text: str, *, source: str) -> Profile:
 def tightened(kept: Profile, current: Profile) -> Profile:
     """The profile of an open incident: as it was at the opening, made stricter by later edits, never looser."""
     strategies = {
-        name: strategy.model_copy(
-            update={
-                "mode": lowest_mode(strategy.mode, later.mode),
-                "severities": tuple(s for s in strategy.severities if s in later.severities),
-                "budget": strategy.budget.tightened(later.budget),
-            }
-        )
+        name: strategy.tightened(later)
         for name, strategy in kept.strategies.items()
         if (later := current.strategies.get(name))
     }

@@ -5,26 +5,16 @@ Source: the document's "Verify mitigation" and "Confirm service restored".
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from responder.domain.base import Frozen, UtcDatetime
 from responder.domain.evidence import Dossier, Verdict
 from responder.domain.incident import ResolveOutcome
 from responder.domain.profile import Profile
+from responder.domain.readings import Reading, Snapshot
 
 UNIT_CHECK = "unit"
-
-
-class Reading(Frozen):
-    """One check on one host."""
-
-    host: str
-    check: str
-    verdict: Verdict
-    reason: str
-    final: bool = Field(False, description="No later look can change it.")
+MOVING = frozenset({"scale.version", "scale.ready"})  # they differ without anybody having changed anything
 
 
 class Sample(Frozen):
@@ -94,41 +84,20 @@ def _why(dossier: Dossier, host: str, check: str, failure: str | None) -> str:
     return (failure or "not as expected").replace("_", " ")
 
 
-class Snapshot(Frozen):
-    """What a host showed before an attempt, to tell afterwards that something really changed."""
-
-    at: UtcDatetime
-    main_pid: int | None
-    started_at: str | None
-    release: str | None = None
-    orders: int | None = None
-
-    @classmethod
-    def of(cls, dossier: Dossier, host: str, at: datetime) -> "Snapshot":
-        """The snapshot of `host` in this look."""
-        seen: dict[str, Any] = {
-            "main_pid": dossier.value(host, "unit.main_pid"),
-            "started_at": dossier.value(host, "unit.started_at"),
-            "release": dossier.value(host, "changes.release"),
-            "orders": dossier.value(host, "orders.items"),
-        }
-        return cls(at=at, **seen)
-
-
-def restarted(before: Snapshot, dossier: Dossier, host: str) -> Reading:
-    """The restart's own postcondition: another process, started after the snapshot, is running."""
-    pid, started = dossier.value(host, "unit.main_pid"), dossier.value(host, "unit.started_at")
-    if not pid or started is None:
-        state = dossier.value(host, "unit.active_state")
-        verdict: Verdict = "unknown" if state is None else "unhealthy"
-        return Reading(host=host, check="restart", verdict=verdict, reason="the unit has no main process")
-    if pid == before.main_pid and started == before.started_at:
-        return Reading(
-            host=host, check="restart", verdict="unhealthy", reason=f"process {pid} is the one from before"
-        )
-    return Reading(
-        host=host, check="restart", verdict="healthy", reason=f"process {pid} replaced {before.main_pid or 'none'}"
-    )
+def brought_back(before: Snapshot, dossier: Dossier, host: str) -> Reading:
+    """The postcondition of an undo: release and whatever the strategy reads are as they were `before`."""
+    wanted = {"changes.release": before.release} | before.facts
+    seen = {key: dossier.value(host, key) for key in wanted}
+    unknown = [key for key, value in seen.items() if value is None and wanted[key] is not None]
+    other = [
+        key for key, value in seen.items() if value is not None and value != wanted[key] and key not in MOVING
+    ]
+    if other:
+        reason = ", ".join(f"{key} is {seen[key]}, not {wanted[key]}" for key in other)
+        return Reading(host=host, check="undo", verdict="unhealthy", reason=reason)
+    if unknown:
+        return Reading(host=host, check="undo", verdict="unknown", reason=f"not seen: {', '.join(unknown)}")
+    return Reading(host=host, check="undo", verdict="healthy", reason="everything is as it was before")
 
 
 def stayed(verified_pid: int, dossier: Dossier, host: str) -> Reading:

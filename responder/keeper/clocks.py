@@ -11,14 +11,15 @@ from responder.domain.base import now
 from responder.store import Store
 
 WAITING = "waiting for a person to close"
+ANSWERS = {WAITING: "keep open", "waiting for a person to approve": "decline"}
 
 
 def answer_overdue_forms(store: Store) -> None:
-    """Answer "keep open" for people who did not answer the closing form in time."""
+    """Answer for people who did not answer a form in time: the incident stays open, the step is not taken."""
     for lease, incident in store.leases():
-        if lease.step != WAITING or lease.step_deadline > now():
+        if lease.step not in ANSWERS or lease.step_deadline > now():
             continue
-        answer = {"decision": "keep open", "by": "deadline", "why": "nobody answered in time"}
+        answer = {"decision": ANSWERS[lease.step], "by": "deadline", "why": "nobody answered in time"}
         try:
             with get_client(sync_client=True) as client:
                 client.resume_flow_run(UUID(incident.run_id), run_input=answer)

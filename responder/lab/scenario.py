@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 from responder.domain.base import Frozen
 from responder.domain.documents import load_document
 from responder.domain.errors import ProfileError
-from responder.domain.hypothesis import StrategyName
 from responder.domain.incident import Kind, Outcome, Severity
+from responder.domain.strategies import StrategyName
 from responder.lab.faults import AnyFault
 
 DIRECTORY = Path(__file__).parent / "scenarios"
