@@ -59,7 +59,7 @@ def test_a_bad_release_is_cured_by_a_rollback_and_by_no_restart(shell: Shell, ho
 
     def ill() -> bool:
         if how == "errors":
-            return "200" not in shell("curl -sSi URL/api/orders_state").out[:12]
+            return "200" not in shell("curl -sSi URL/api/market").out[:12]
         return health(shell).startswith("503") if how == "unhealthy" else not health(shell)
 
     assert eventually(ill)
@@ -67,7 +67,7 @@ def test_a_bad_release_is_cured_by_a_rollback_and_by_no_restart(shell: Shell, ho
     assert eventually(ill)
     assert rollback(shell).out == "current is 1.4.1, was 1.4.2\n"
     assert eventually(lambda: well(shell))
-    assert shell("sleep 0.4; curl -sSi URL/api/orders_state").out.startswith("HTTP/1.0 200")
+    assert shell("sleep 0.4; curl -sSi URL/api/market").out.startswith("HTTP/1.0 200")
     assert '"version": "1.4.1"' in shell("curl -sS URL/version").out
 
 
@@ -387,6 +387,7 @@ def test_a_mystery_makes_errors_rise_while_everything_looks_well(shell: Shell) -
     do(shell, do="mystery", share=0.9)
     shell("sleep 0.5")
     assert metric(shell, "errors_total") > 5
+    assert shell("curl -sSi URL/api/orders_state").out.startswith("HTTP/1.0 200")
     assert well(shell)
     assert shell("journalctl -u UNIT -o cat").out == before
 

@@ -168,7 +168,7 @@ class BadRelease(Fault):
         "unhealthy", description="Exits at its start, answers 503, fails a share of requests, or dies later."
     )
     late_s: float = Field(3, gt=0, description="With late: seconds from each start to its end.")
-    share: float = Field(0.3, gt=0, le=1, description="With errors: failed of all requests but of /health.")
+    share: float = Field(0.3, gt=0, le=1, description="With errors: failed of the users' requests.")
 
     def apply(self, host: LabHost) -> None:
         host.ask("release_bad", how=self.how, late_s=self.late_s, share=self.share)
@@ -292,7 +292,7 @@ class ExchangeOutage(GatewayFault):
     """The exchange is out of reach: no market data, some orders fail, the journal says so. The engine lives."""
 
     do: Literal["exchange_outage"]
-    share: float = Field(0.1, ge=0, le=1, description="Failed of all requests but of /health.")
+    share: float = Field(0.1, ge=0, le=1, description="Failed of the users' requests.")
 
     def faults(self) -> dict[str, object]:
         return {"exchange": "lost", "api_error_share": self.share}
@@ -308,10 +308,10 @@ class ExchangeOutage(GatewayFault):
 
 
 class Mystery(GatewayFault):
-    """A share of all requests but /health fails, and nothing says why."""
+    """A share of the users' requests fails, and nothing says why; what is probed is well."""
 
     do: Literal["mystery"]
-    share: float = Field(0.2, gt=0, le=1, description="Failed of all requests but of /health.")
+    share: float = Field(0.2, gt=0, le=1, description="Failed of the users' requests.")
 
     def faults(self) -> dict[str, object]:
         return {"api_error_share": self.share}

@@ -11,7 +11,7 @@ at each request:
   rate_limited: seconds for Retry-After; every path answers 429
   health_status: the status code of /health and /api/health
   error_share: share (0 to 1) of all requests answered 500
-  api_error_share: the same, but not of /health and /api/health
+  api_error_share: the same, but what is read from memory is answered: /health, /api/health, /api/orders_state
   delay_ms: added to every answer but /metrics
   down: why nothing can be served; every path but /metrics answers 503
   overload: {"needs": N, "ms": M}: M is added to delay_ms while fewer than N replicas are ready
@@ -90,6 +90,7 @@ class Traffic:
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.buckets = [0] * (len(BUCKETS_S) + 1)
         self.seconds = 0.0
+        self.owed = 0.0
 
     def observe(self, method: str, path: str, status: int, seconds: float) -> None:
         self.requests[method, path, status] += 1
@@ -99,8 +100,12 @@ class Traffic:
     def catch_up(self, faults: dict[str, Any]) -> None:
         count = int((time.monotonic() - self.until) * REQUESTS_PER_S)
         self.until += count / REQUESTS_PER_S
+        share = max(faults.get("error_share", 0), faults.get("api_error_share", 0))
         for _ in range(min(count, 100_000)):
-            failed = self.random.random() < max(faults.get("error_share", 0), faults.get("api_error_share", 0))
+            # Spread evenly, so that a second's sample shows the share and not chance.
+            self.owed += share
+            failed = self.owed >= 1
+            self.owed -= failed
             method, path = self.random.choice((("GET", "/api/orders_state"), ("POST", "/api/order")))
             latency = self.random.lognormvariate(-5, 0.5) + faults.get("delay_ms", 0) / 1000
             self.observe(method, path, 500 if failed else 200, latency)
@@ -293,10 +298,12 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(status, health)
         if self.path == "/api/health":
             return self.answer(status, health | {"engine": {"connected": gateway.bridge.connected}})
-        if gateway.traffic.random.random() < faults.get("api_error_share", 0):
-            return self.answer(503 if down else 500, {"error": down or "internal_error"})
+        if down:
+            return self.answer(503, {"error": down})
         if self.path == "/api/orders_state":
             return self.answer(200, {"items": gateway.orders})
+        if gateway.traffic.random.random() < faults.get("api_error_share", 0):
+            return self.answer(500, {"error": "internal_error"})
         if self.path == "/api/market":
             price, at = gateway.last_price
             return self.answer(200, {"symbol": "BTCUSDT", "price": price, "ts_ns": int(at * 1e9)})
