@@ -6,11 +6,20 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from test_lab_host import Result, Shell, connect, eventually, lab, scenario, shell
 from test_lab_scenario import do
 
+from blocks.ssh import SSHCredentials
+from responder.cli.drill import lab_profile
+from responder.domain.base import now
+from responder.domain.evidence import Dossier
+from responder.domain.readings import Snapshot
+from responder.domain.shell import fence_and_start, parse_change, poll
+from responder.domain.strategies import KINDS, Strategy
 from responder.lab.lab import HostAction, Lab
 from responder.lab.scenario import Scenario
+from tasks.probes import Look
 
 __all__ = ["lab", "shell"]  # fixtures
 
@@ -428,3 +437,80 @@ def test_the_facts_name_what_strategies_act_on(shell: Shell) -> None:
     assert shell(f"cmp {facts.config_file} {facts.config_file}.good").status == 0
     assert shell(f"test -x {facts.rollback_script} -a -x {facts.failover_script}").status == 0
     assert kubectl(shell, "get deployment NAME -o name").out == f"deployment.apps/{facts.deployment}\n"
+
+
+# The product's own strategies
+
+
+def configured(shell: Shell, name: str) -> Strategy:
+    facts, host = shell.lab.facts(), shell.host.name
+    script = ["sudo", "-n", facts.rollback_script]
+    choices: dict[str, dict[str, object]] = {
+        "rollback": {"command": script, "script": facts.rollback_script, "back": [*script, "{release}"]},
+        "scale": {
+            "host": host,
+            "namespace": facts.namespace,
+            "deployment": facts.deployment,
+            "replicas": 4,
+            "most": 4,
+        },
+        "config": {
+            "command": ["sudo", "-n", "systemctl", "reload-or-restart", facts.unit],
+            "file": facts.config_file,
+            "good": f"{facts.config_file}.good",
+        },
+        "failover": {
+            "command": ["sudo", "-n", facts.failover_script, "postgres", "promote", "--yes"],
+            "host": host,
+            "status": [facts.failover_script, "postgres", "status"],
+            "facts": {name: rf"{name}: *(\S+)" for name in ("standby_in_recovery", "lag_seconds", "quorum")},
+            "requires": [{"evidence": "failover.quorum", "value": True}],
+            "holds_when": [{"evidence": "failover.standby_in_recovery", "value": False}],
+        },
+    }
+    return KINDS[name].model_validate({"budget": {"attempts": 1, "within_minutes": 10}} | choices[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("rollback", {"do": "bad_release", "how": "exit"}),
+        ("scale", {"do": "overload", "needs": 4, "ms": 300}),
+        ("config", {"do": "bad_config", "how": "exit"}),
+        ("config", {"do": "bad_config", "how": "unhealthy"}),
+        ("failover", {"do": "primary_lost"}),
+    ],
+)
+def test_a_strategy_of_the_responder_may_be_tried_acts_and_holds(
+    shell: Shell, name: str, fault: dict[str, object]
+) -> None:
+    strategy = configured(shell, name)
+    filled, secrets = lab_profile(shell.lab.facts())
+    profile = filled.model_copy(update={"strategies": {name: strategy}})
+    ssh = SSHCredentials(
+        user=profile.ssh.user,
+        private_key=SecretStr(secrets["LAB_SSH_KEY"]),
+        known_hosts=profile.ssh.known_hosts,
+    )
+    [target] = strategy.targets([shell.host.name], [shell.host.name])
+
+    def looked() -> Dossier:
+        with Look(profile, ssh, profile.hosts[0]) as look:
+            look.unit()
+            look.release()
+            look.strategies(name)
+            return Dossier(evidence=look.evidence)
+
+    do(shell, **fault)
+    before = looked()
+    snapshot = Snapshot.of(before, shell.host.name, now(), strategy=name)
+    assert strategy.problem(before, target) is None
+    assert {r.verdict for r in strategy.postcondition(snapshot, before, target)} == {"unhealthy"}
+    attempt = f"try-{time.monotonic_ns()}"
+    shell(fence_and_start(attempt, strategy.action(before, target)))
+    assert eventually(lambda: parse_change(shell(poll(attempt)).out).exit_status == 0)
+    assert eventually(
+        lambda: {r.verdict for r in strategy.postcondition(snapshot, looked(), target)} == {"healthy"}
+    )
+    assert eventually(lambda: well(shell))
+    assert name in [action.verb for action in shell.actions]
