@@ -30,6 +30,7 @@ async def ask_to_act(ref: IncidentRef, step: PlanStep) -> None:
     strategy = case.profile.strategies[step.strategy]
     severity = Severity(case.row.severity or Severity.P1)
     shown = f"{step.strategy} on {step.target}, because {step.why}"
+    case.store.keep_record(case.id, ref.epoch, "asking", {"step": step.id})
     case.step(WAITING, deadline_s=case.profile.clock.approval_s)
     case.store.update_incident(case.id, ref.epoch, reason=f"{WAITING}: {shown}")
     ask_for_approval(case, shown, key=step.id)

@@ -27,6 +27,13 @@ ROWS = {
     "missing-build": 12,
     "incomplete-artifact": 13,
     "out-of-memory": 21,
+    "bad-release": 19,
+    "memory-leak": 22,
+    "capacity": 24,
+    "disk-full": 27,
+    "exchange-outage": None,
+    "configuration-changed": None,
+    "database-primary-lost": None,
 }
 HOST, SERVICE = "gw-1", "shop"
 UNKNOWN = object()
@@ -54,6 +61,13 @@ HEALTHY: Mapping[str, Any] = {
     "journal.oom_kills": 0,
     "deployments.running": 0,
     "logins.active": 0,
+    "disk.used_percent": 40,
+    "process.memory_percent": 30,
+    "metrics.overloaded": False,
+    "changes.release_minutes": 4_320,
+    "changes.config_minutes": 4_320,
+    "config.is_good": True,
+    "failover.primary_up": True,
 }
 
 
@@ -78,6 +92,16 @@ ENGINE_DEAD = {"engine.verdict": "unhealthy", "engine.failure": "unhealthy"}
 NO_BUILD = DOWN | {"journal.lines": ["engine not found: /opt/veloz/build/dev/apps/engine/veloz_engine"]}
 NO_MODULE = DOWN | {"journal.lines": ["ModuleNotFoundError: No module named 'rbac'"]}
 KILLED = DOWN | {"journal.oom_kills": 1, "unit.result": "oom-kill"}
+SLOW = {"metrics.latency_p99_s": 1.4, "metrics.verdict": "unhealthy"}
+FAILING = {"metrics.error_share": 0.3, "metrics.verdict": "unhealthy"}
+SERVING_503 = {"health.failure": "server_error", "health.verdict": "unhealthy"}
+NEW_RELEASE = FAILING | {"changes.release_minutes": 3}
+LEAKING = SLOW | {"process.memory_percent": 120, "metrics.overloaded": True}
+OVERLOADED = SLOW | {"metrics.overloaded": True}
+FULL = SERVING_503 | {"disk.used_percent": 100}
+EXCHANGE_AWAY = FAILING | {"journal.lines": ["binance_websocket.cpp:862: error: WebSocket read error"]}
+NEW_CONFIG = DOWN | {"changes.config_minutes": 3, "config.is_good": False}
+NO_PRIMARY = SERVING_503 | {"failover.primary_up": False}
 
 
 def at(host: str = HOST, *, window: bool | None = False, **changes: Any) -> Dossier:
@@ -115,6 +139,13 @@ SUPPORTED = {
     "missing-build": NO_BUILD,
     "incomplete-artifact": NO_MODULE,
     "out-of-memory": KILLED,
+    "bad-release": NEW_RELEASE,
+    "memory-leak": LEAKING,
+    "capacity": OVERLOADED,
+    "disk-full": FULL,
+    "exchange-outage": EXCHANGE_AWAY,
+    "configuration-changed": NEW_CONFIG,
+    "database-primary-lost": NO_PRIMARY,
 }
 REFUTED: list[tuple[str, Mapping[str, Any]]] = [
     *((name, {}) for name in ROWS),
@@ -137,6 +168,21 @@ REFUTED: list[tuple[str, Mapping[str, Any]]] = [
     ("incomplete-artifact", NO_MODULE | {"unit.active_state": "active"}),
     ("out-of-memory", {"journal.oom_kills": 3}),
     ("out-of-memory", KILLED | {"deployments.running": 1}),
+    ("bad-release", FAILING),
+    ("bad-release", {"changes.release_minutes": 3}),
+    ("bad-release", NEW_RELEASE | {"deployments.running": 1}),
+    ("memory-leak", OVERLOADED),
+    ("memory-leak", {"process.memory_percent": 120}),
+    ("capacity", OVERLOADED | SERVING_503),
+    ("capacity", SLOW),
+    ("disk-full", {"disk.used_percent": 100}),
+    ("exchange-outage", EXCHANGE_AWAY | ENGINE_DEAD),
+    ("exchange-outage", FAILING),
+    ("configuration-changed", DOWN | {"changes.config_minutes": 3}),
+    ("configuration-changed", DOWN | {"config.is_good": False}),
+    ("configuration-changed", NEW_CONFIG | {"logins.active": 1}),
+    ("database-primary-lost", SERVING_503),
+    ("database-primary-lost", NO_PRIMARY | {"deployments.running": 1}),
 ]
 OPEN: list[tuple[str, Mapping[str, Any]]] = [
     ("metrics-exporter-defect", SILENT_METRICS | {"health.verdict": UNKNOWN}),
@@ -155,6 +201,13 @@ OPEN: list[tuple[str, Mapping[str, Any]]] = [
     ("incomplete-artifact", DOWN | {"journal.lines": UNKNOWN}),
     ("out-of-memory", KILLED | {"journal.oom_kills": UNKNOWN}),
     ("out-of-memory", HEALTHY | {"journal.oom_kills": 1, "health.verdict": UNKNOWN}),
+    ("bad-release", NEW_RELEASE | {"changes.release_minutes": UNKNOWN}),
+    ("memory-leak", LEAKING | {"process.memory_percent": UNKNOWN}),
+    ("capacity", OVERLOADED | {"metrics.overloaded": UNKNOWN}),
+    ("disk-full", FULL | {"disk.used_percent": UNKNOWN}),
+    ("exchange-outage", EXCHANGE_AWAY | {"engine.verdict": UNKNOWN}),
+    ("configuration-changed", NEW_CONFIG | {"config.is_good": UNKNOWN}),
+    ("database-primary-lost", NO_PRIMARY | {"failover.primary_up": UNKNOWN}),
 ]
 
 

@@ -155,6 +155,25 @@ def close(
 
 
 @app.command()
+def approve(
+    incident: IncidentId,
+    decline: Annotated[bool, typer.Option("--decline", help="Say no.")] = False,
+    strategy: Annotated[str, typer.Option(help="Another strategy instead, like restart.")] = "",
+    why: Annotated[str, typer.Option(help="What speaks for it, for the record.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Approve, decline or replace the step that an incident's run asks about."""
+    with _installation(), _store() as store:
+        from responder.cli.records import decide_by_hand, incident_document
+
+        decision = "another strategy" if strategy else "decline" if decline else "approve"
+        row = store.incident(incident)
+        decide_by_hand(store, row, decision=decision, by=me(), why=why, strategy=strategy)
+        document = incident_document(store, row.id)
+    print_json(document) if as_json else print_fields(document)
+
+
+@app.command()
 def stop(
     why: Annotated[str, typer.Argument(help="Why, for everybody who is refused.")] = "",
     lift: Annotated[bool, typer.Option("--lift", help="Let it act again.")] = False,

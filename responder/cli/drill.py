@@ -1,20 +1,27 @@
 """Drills: a scenario breaks the lab, an incident repairs it, and both are compared with what is right."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any
 
+import yaml
 from jinja2 import Environment, StrictUndefined
 
 from responder.cli.live import Live
 from responder.cli.output import people
+from responder.domain.plan import UNDO
 from responder.domain.profile import Profile, read_profile
 from responder.installation import Installation
 from responder.lab.lab import Lab, LabFacts
 from responder.lab.pagerduty import Page
-from responder.lab.scenario import Scenario
+from responder.lab.scenario import Person, Scenario
 from responder.store import Store, data_folder, open_store
+
+ANSWER_S = 0.5
 
 
 def run_drills(scenarios: Sequence[Scenario], *, seed: int | None) -> dict[str, Any]:
@@ -27,8 +34,10 @@ def run_drills(scenarios: Sequence[Scenario], *, seed: int | None) -> dict[str, 
     return {"ok": all(row["ok"] for row in rows), "scenarios": rows}
 
 
-def lab_profile(facts: LabFacts) -> tuple[Profile, dict[str, str]]:
-    """The profile of the lab's service, filled with what the lab drew, and its secrets."""
+def lab_profile(
+    facts: LabFacts, changes: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[Profile, dict[str, str]]:
+    """The profile of the lab's service, filled with what the lab drew and with `changes`, and its secrets."""
     template = (files("responder") / "services" / "lab.yaml").read_text()
     text = Environment(undefined=StrictUndefined, autoescape=False).from_string(template).render(lab=facts)  # noqa: S701
     secrets = {
@@ -37,7 +46,42 @@ def lab_profile(facts: LabFacts) -> tuple[Profile, dict[str, str]]:
         "LAB_PAGERDUTY_ROUTING_KEY": facts.pagerduty["routing_key"],
         "LAB_SLACK_TOKEN": facts.slack["token"],
     }
-    return read_profile(text, source="lab.yaml"), secrets
+    whole = yaml.safe_dump(_merged(yaml.safe_load(text), changes)) if changes else text
+    return read_profile(whole, source="lab.yaml"), secrets
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`under` with the keys of `over`, level by level."""
+    deeper = {
+        key: _merged(under[key], value)
+        for key, value in over.items()
+        if isinstance(value, Mapping) and isinstance(under.get(key), Mapping)
+    }
+    return {**under, **over, **deeper}
+
+
+@contextmanager
+def answering(scenario: Scenario, store: Store, run_id: str) -> Iterator[None]:
+    """The scenario's people answer the forms of the run while the block runs; who is silent never does."""
+    over = threading.Event()
+    thread = threading.Thread(target=_answer, args=(scenario.people, store, run_id, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _answer(crowd: Sequence[Person], store: Store, run_id: str, over: threading.Event) -> None:
+    from responder.cli.records import answer_approval, asked_about
+
+    while not over.wait(ANSWER_S):
+        row = store.incident_of_run(run_id)
+        step = asked_about(store, row) if row else None
+        asked = next((p for p in crowd if step and p.strategy in (None, step.strategy)), None)
+        if row and asked and asked.decision != "silent":
+            answer_approval(row, decision=asked.decision, by=asked.by, why="the scenario says so")
 
 
 def run_drill(scenario: Scenario, installation: Installation, *, seed: int | None) -> dict[str, Any]:
@@ -51,11 +95,12 @@ def run_drill(scenario: Scenario, installation: Installation, *, seed: int | Non
     live = Live(people)
     try:
         with Lab(scenario, run_dir=run_dir, seed=seed) as lab:
-            profile, secrets = lab_profile(lab.facts())
+            profile, secrets = lab_profile(lab.facts(), scenario.profile)
             save_service(profile, secrets)
             lab.begin()
             run_id = start_run(_parameters(lab, profile))
-            followed = follow(store, run_id, live)
+            with answering(scenario, store, run_id):
+                followed = follow(store, run_id, live, answered=bool(scenario.people))
             if followed.incident:
                 wait_until_told(store, followed.incident.id, live)
             state = wait_until_final(run_id)
@@ -82,7 +127,7 @@ def _score(scenario: Scenario, lab: Lab, store: Store, run_id: str, url: str, st
     attempts = store.attempts(row.id)
     diagnosis = next((p.outcome for p in store.phases(row.id) if p.name == "diagnose" and p.outcome), None)
     cause = diagnosis["leading"] if diagnosis else None
-    strategies = sorted({attempt.strategy for attempt in attempts if attempt.acted_at})
+    strategies = sorted({a.strategy for a in attempts if a.acted_at and not a.strategy.startswith(UNDO)})
     wrong = _wrong_actions(scenario, lab)
     pages = _pages_of_ours(lab)
     needless = len(pages) if never.more_pages_than is not None and len(pages) > never.more_pages_than else 0

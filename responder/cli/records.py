@@ -10,8 +10,11 @@ from prefect.client.schemas.objects import StateType
 from blocks.run_history import run_url
 from responder.cli.runs import POLL_S, wait_until_final, wait_until_told
 from responder.domain.errors import PermanentError, TransientError
+from responder.domain.plan import Plan, PlanStep
 from responder.domain.profile import Profile
+from responder.keeper.clocks import WAITING_FOR_APPROVAL
 from responder.store import Store
+from responder.store.tables import IncidentRow
 
 ENDING_S = 120.0
 
@@ -67,6 +70,10 @@ def close_by_hand(store: Store, incident_id: str, *, who: str, why: str) -> dict
     row = store.incident(incident_id)
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(UUID(row.run_id)).state
+        if asked_about(store, row):
+            raise PermanentError(
+                f"incident {row.id} asks for approval first: `incident approve {row.id}`, or --decline"
+            )
         if state and state.type is StateType.PAUSED and row.status == "open":
             answer = client.resume_flow_run(
                 UUID(row.run_id), run_input={"decision": "close", "by": who, "why": why}
@@ -84,6 +91,42 @@ def close_by_hand(store: Store, incident_id: str, *, who: str, why: str) -> dict
         store.enqueue(row.id, channel="slack", kind="post", body={"text": f"Closed by {who}: {why}"}, key="closed")
     wait_until_told(store, row.id)  # the keeper sends: two senders would say it twice
     return incident_document(store, row.id)
+
+
+def asked_about(store: Store, row: IncidentRow) -> PlanStep | None:
+    """The step that the incident's run waits for a person to approve, if it waits for one."""
+    waiting = any(lease.step == WAITING_FOR_APPROVAL for lease, held in store.leases() if held.id == row.id)
+    plan = Plan.model_validate(store.record(row.id, "plan") or {})
+    asked = store.record(row.id, "asking") or {}
+    return plan.step(asked["step"]) if waiting and "step" in asked else None
+
+
+def answer_approval(row: IncidentRow, *, decision: str, by: str, why: str, strategy: str = "") -> bool:
+    """Answer the form of a run that waits for approval; False while it does not (yet, or any more).
+
+    Raises `PermanentError` when the answer is refused.
+    """
+    given = {"decision": decision, "by": by, "why": why, "strategy": strategy}
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(UUID(row.run_id)).state
+        if state is None or state.type is not StateType.PAUSED:
+            return False
+        answer = client.resume_flow_run(UUID(row.run_id), run_input=given)
+    if answer.status.value == "REJECT":
+        raise PermanentError(f"the run did not take the answer: {answer.details}")
+    return answer.status.value == "ACCEPT"
+
+
+def decide_by_hand(
+    store: Store, row: IncidentRow, *, decision: str, by: str, why: str, strategy: str = ""
+) -> None:
+    """Answer as `by` what the run asks about. Raises `PermanentError` when it asks nobody."""
+    if asked_about(store, row) is None:
+        raise PermanentError(
+            f"incident {row.id} waits for nobody's approval; `incident show {row.id}` says what it does"
+        )
+    if not answer_approval(row, decision=decision, by=by, why=why, strategy=strategy):
+        raise PermanentError(f"incident {row.id} was answered meanwhile; see `incident show {row.id}`")
 
 
 def _wait_until_ended(store: Store, incident_id: str) -> None:

@@ -14,6 +14,7 @@ from prefect.exceptions import PrefectException
 from blocks.run_history import run_url
 from responder.cli.live import Live
 from responder.domain.errors import PermanentError
+from responder.keeper.clocks import WAITING_FOR_APPROVAL
 from responder.store import Store
 from responder.store.tables import IncidentRow
 
@@ -66,8 +67,11 @@ def start_run(parameters: Mapping[str, Any]) -> str:
         return str(run.id)
 
 
-def follow(store: Store, run_id: str, live: Live) -> Followed:
-    """Show the run's timeline until it has ended, or only a person's step is left."""
+def follow(store: Store, run_id: str, live: Live, *, answered: bool = False) -> Followed:
+    """Show the run's timeline until it has ended, or only a person's step is left.
+
+    `answered`: somebody answers what the run asks, so that its pauses are waited out.
+    """
     looked = 0.0
     message, final, paused = "", False, False
     while True:
@@ -78,15 +82,20 @@ def follow(store: Store, run_id: str, live: Live) -> Followed:
             message, final, paused = _state(run_id, message)
         ended = row.outcome is not None if row else final
         lost = final and (row is None or row.outcome is not None)
-        if ended or lost or paused:
+        if ended or lost or (paused and not answered):
             return Followed(
                 run_id=run_id,
                 url=run_url(run_id),
                 incident=store.incident(row.id) if row else None,
-                waiting_for="a person closes the incident" if paused else None,
+                waiting_for=_waiting_for(store, row) if paused and not ended else None,
                 message=message,
             )
         time.sleep(POLL_S)
+
+
+def _waiting_for(store: Store, row: IncidentRow | None) -> str:
+    steps = {lease.step for lease, held in store.leases() if row and held.id == row.id}
+    return "a person approves a step" if WAITING_FOR_APPROVAL in steps else "a person closes the incident"
 
 
 def wait_until_told(store: Store, incident_id: str, live: Live | None = None) -> None:

@@ -54,7 +54,7 @@ class Unit(Frozen):
     systemctl: Command = Field(("systemctl",), description="How to call systemctl for reading.")
     journalctl: Command = Field(("journalctl",), description="How to call journalctl for reading.")
     release_link: str | None = Field(None, description="Symbolic link to the running release, if any.")
-    config_file: str | None = Field(None, pattern=r"^/", description="Its configuration, an absolute path.")
+    config_file: str | None = Field(None, description="Path of its configuration.")
     memory_limit_mib: float | None = Field(None, gt=0, description="Resident memory that it may take, MiB.")
     deployment_processes: tuple[Pattern, ...] = Field(
         (), description="Regular expressions of command lines that mean: a deployment is running."

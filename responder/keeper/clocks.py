@@ -11,7 +11,8 @@ from responder.domain.base import now
 from responder.store import Store
 
 WAITING = "waiting for a person to close"
-ANSWERS = {WAITING: "keep open", "waiting for a person to approve": "decline"}
+WAITING_FOR_APPROVAL = "waiting for a person to approve"
+ANSWERS = {WAITING: "keep open", WAITING_FOR_APPROVAL: "decline"}
 
 
 def answer_overdue_forms(store: Store) -> None:

@@ -4,7 +4,7 @@ Times are real seconds of the drill, counted from its begin.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -111,6 +111,9 @@ class Scenario(Frozen):
     )
     trigger: Trigger
     faults: tuple[AnyFault, ...] = Field((), description="What breaks; nothing if empty.")
+    profile: dict[str, Any] = Field(
+        default_factory=dict, description="What is another in the lab's profile, key by key, like a lower limit."
+    )
     people: tuple[Person, ...] = Field((), description="Who decides what; the first one whom it is for answers.")
     expect: Expectation
     never: Never = Never()

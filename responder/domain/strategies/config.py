@@ -24,10 +24,8 @@ class Config(Strategy):
     """
 
     name: ClassVar[str] = "config"
-    file: Argument = Field(
-        pattern=r"^/", description="The configuration, an absolute path; the user may write it."
-    )
-    good: Argument = Field(pattern=r"^/", description="The last good copy of it.")
+    file: Argument = Field(description="Path of the configuration, which the login user may write.")
+    good: Argument = Field(description="The last good copy of it.")
 
     def reads(self) -> dict[str, Command]:
         """The status command, and whether file and copy are the same."""
