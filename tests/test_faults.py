@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from blocks.service import save_service
 from blocks.ssh import SSHCredentials
 from responder.cli.drill import lab_profile
+from responder.cli.records import answer_approval, asked_about
 from responder.cli.runs import start_run, wait_until_final
 from responder.domain.base import now
 from responder.domain.errors import HostKeyError, PermanentError, TransientError
@@ -464,8 +465,48 @@ def metrics_stay_garbage(folder: Path) -> Story:
     return play(scenario(CRASH, {"do": "metrics_garbage"}), folder)
 
 
+def answered(store: Store, run_id: str, notes: Notes, **answer: str) -> None:
+    """Answer what the run asks, once it asks; what was asked stands in the notes."""
+    row = wait_opened(store, run_id)
+    notes["asked"] = wait_for(lambda: asked_about(store, row), named="the question")
+    notes["acted before"] = [a.state for a in store.attempts(row.id)]
+    wait_for(lambda: answer_approval(row, by="Ann", **answer), named="the form")
+
+
+def a_person_approves_the_failover(folder: Path) -> Story:
+    def approve(lab: Lab, store: Store, run_id: str, notes: Notes) -> None:
+        answered(store, run_id, notes, decision="approve", why="the primary's disk is gone")
+
+    return play(scenario({"do": "primary_lost"}), folder, during=approve)
+
+
+def a_person_names_another_strategy(folder: Path) -> Story:
+    """Asked whether to restart, somebody who knows better has the release rolled back."""
+
+    def name(lab: Lab, store: Store, run_id: str, notes: Notes) -> None:
+        answered(store, run_id, notes, decision="another strategy", strategy="rollback", why="known to be bad")
+
+    def asks(filled: Profile) -> Profile:
+        restart = filled.strategies["restart"].model_copy(update={"severities": ()})
+        return filled.model_copy(update={"strategies": filled.strategies | {"restart": restart}})
+
+    bad = {"do": "bad_release", "how": "exit"}
+    return play(scenario(bad), folder, during=name, profile=asks)
+
+
+def more_replicas_do_not_help(folder: Path) -> Story:
+    def look(lab: Lab, store: Store, run_id: str, notes: Notes) -> None:
+        notes["replicas"] = lab.shared.read()["deployment"]["replicas"]
+
+    slow = {"alerts": [{"at_s": 0.3, "name": "VelozHighLatency"}]}
+    return play(scenario({"do": "overload", "needs": 9}, trigger=slow), folder, after=look)
+
+
 PLAYS = (
     nobody_can_be_told,
+    more_replicas_do_not_help,
+    a_person_approves_the_failover,
+    a_person_names_another_strategy,
     metrics_stay_garbage,
     one_of_two_hosts_hangs,
     sudo_refuses,
@@ -636,6 +677,35 @@ def test_what_stays_unknown_is_never_called_restored(story: Story) -> None:
     assert story.actions[story.service_hosts[0]] == ["restart"]
     assert "cannot be confirmed" in story.row.reason
     assert "metrics on" in story.row.reason
+
+
+@of(a_person_approves_the_failover)
+def test_a_failover_waits_for_a_person_and_is_done_once_when_they_approve(story: Story) -> None:
+    assert story.notes["asked"].strategy == "failover"
+    assert story.notes["acted before"] == []
+    assert story.row.outcome == "resolved"
+    assert story.actions[story.service_hosts[0]] == ["failover"]
+    assert "answered: approve" in story.timeline
+    assert "the primary's disk is gone" in story.timeline
+    assert any("a person must decide" in message.text for message in story.slack)
+    assert [m for m in story.sent("pagerduty", "page") if "a person must decide" in m.body["text"]]
+
+
+@of(a_person_names_another_strategy)
+def test_the_strategy_that_a_person_names_is_tried_instead_of_the_planned_one(story: Story) -> None:
+    assert story.notes["asked"].strategy == "restart"
+    assert story.row.outcome == "resolved"
+    assert [attempt.strategy for attempt in story.attempts] == ["rollback"]
+    assert story.actions[story.service_hosts[0]] == ["rollback"]
+
+
+@of(more_replicas_do_not_help)
+def test_what_does_not_hold_is_undone_and_given_to_a_person(story: Story) -> None:
+    assert story.row.outcome == "escalated"
+    assert [attempt.strategy for attempt in story.attempts] == ["scale", "undo-scale"]
+    assert story.actions[story.service_hosts[0]] == ["scale", "scale"]
+    assert story.notes["replicas"] == 2, "as many as before"
+    assert "did not hold" in story.page_text
 
 
 def test_a_run_for_an_unknown_service_fails_with_the_reason(installation: Installation, store: Store) -> None:

@@ -252,8 +252,7 @@ class Lab:
             gateway_url=f"http://127.0.0.1:{spec.gateway_port}",
             root=base,
             release_link=f"{base}/current",
-            # A profile wants this one absolute; this is, and leads to the login directory of whichever host it is.
-            config_file=f"/proc/self/cwd/{base}/etc/gateway.env",
+            config_file=f"{base}/etc/gateway.env",
             namespace=self.namespace,
             deployment=self.deployment,
             rollback_script=f"{base}/scripts/rollback.sh",
