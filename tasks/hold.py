@@ -26,6 +26,7 @@ from responder.domain.verification import (
     conclude,
     evidence_of,
     holding,
+    ill,
     required_checks,
     stayed,
     take_sample,
@@ -187,9 +188,12 @@ def _probe(
 def observe(case: Case, step: PlanStep) -> VerifyOutcome:  # noqa: ARG001 - names the run
     """The strategy `wait`: watch until everything is healthy and the alert has stopped, or its deadline.
 
-    It never ends silently: at the deadline the last reading decides what comes next.
+    It ends early when something falls ill that was not when waiting began, and never silently: at the deadline
+    the last reading decides what comes next.
     """
     clock = case.profile.clock
+    hosts = [host.name for host in case.profile.hosts]
+    known = ill(take_sample(case.store.dossier(case.id), case.profile, now(), hosts))
     deadline = time.monotonic() + clock.observe_s
     while True:
         held, last, dossier = watch(
@@ -203,7 +207,8 @@ def observe(case: Case, step: PlanStep) -> VerifyOutcome:  # noqa: ARG001 - name
         verdict = last.verdict() if last else "unknown"
         firing = still_firing(case)
         over = time.monotonic() + clock.verify_window_s > deadline
-        if verdict == "unhealthy" or over or (held.state == "held" and not firing):
+        worse = last is not None and not ill(last) <= known
+        if worse or over or (held.state == "held" and not firing):
             case.keep("verify", list(dossier.evidence))
             text = f"{held.reason}; the alert {'still fires' if firing else 'has stopped'}"
             return VerifyOutcome(holds=verdict != "unhealthy", verdict=verdict, reason=text)

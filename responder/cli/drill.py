@@ -1,10 +1,12 @@
 """Drills: a scenario breaks the lab, an incident repairs it, and both are compared with what is right."""
 
+import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -94,7 +96,7 @@ def run_drill(scenario: Scenario, installation: Installation, *, seed: int | Non
     store = open_store()
     live = Live(people)
     try:
-        with Lab(scenario, run_dir=run_dir, seed=seed) as lab:
+        with _lab_of_its_own(scenario, run_dir, seed, taken={row.service for row in store.incidents()}) as lab:
             profile, secrets = lab_profile(lab.facts(), scenario.profile)
             save_service(profile, secrets)
             lab.begin()
@@ -108,6 +110,15 @@ def run_drill(scenario: Scenario, installation: Installation, *, seed: int | Non
     finally:
         live.close()
         store.close()
+
+
+def _lab_of_its_own(scenario: Scenario, run_dir: Path, seed: int | None, *, taken: set[str]) -> Lab:
+    """A lab whose service has had no incident: an open one would take the new one in."""
+    for number in itertools.count():
+        lab = Lab(scenario, run_dir=run_dir, seed=None if seed is None else seed + number)
+        if lab.service not in taken:
+            return lab
+    raise AssertionError("count() never ends")
 
 
 def _parameters(lab: Lab, profile: Profile) -> dict[str, Any]:

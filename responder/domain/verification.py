@@ -43,6 +43,11 @@ class Sample(Frozen):
         return "; ".join(f"{', '.join(names)} on {host}: {why}" for (host, why), names in checks.items())
 
 
+def ill(sample: Sample) -> frozenset[tuple[str, str]]:
+    """The (host, check) pairs that are unhealthy."""
+    return frozenset((r.host, r.check) for r in sample.readings if r.verdict == "unhealthy")
+
+
 def required_checks(profile: Profile) -> tuple[str, ...]:
     """The checks that must be healthy on every host."""
     ends = profile.endpoints
