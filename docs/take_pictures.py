@@ -1,38 +1,75 @@
-"""Take the picture of the documentation: run a drill, then photograph its run's page in Prefect.
+"""Take the pictures of the documentation: run drills, and photograph Prefect's pages while and after they run.
 
-`python docs/take_pictures.py "CAMERA"`: CAMERA is a command that is called with a URL, a PNG file and a
-size like 1280x800, and takes a picture of that page with a real browser once it is drawn.
+`python docs/take_pictures.py "CAMERA"`: CAMERA is a command that is called with a URL, a PNG file, a size like
+1280x800 and perhaps `--click CSS`, and takes a picture of that page with a real browser once it is drawn.
 """
 
 import argparse
 import shlex
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from responder.cli.drill import run_drill
 from responder.installation import Installation
-from responder.lab.scenario import load_scenario
+from responder.lab.scenario import Person, Scenario, load_scenario
+from responder.store import open_store
+from responder.store.tables import IncidentRow
 
-PICTURE = Path(__file__).parent / "pictures" / "run.png"
-SIZE = "1280x1330"
+PICTURES = Path(__file__).parent / "pictures"
+PAGE, LIST = "1280x1330", "1280x900"
 SETTLE_S = 8  # task rows reach Prefect's server seconds late
+RESUME = 'button:has-text("Resume")'
 
 
 def main() -> None:
-    """Run the drills and take the picture of the first. Raises CalledProcessError when the camera fails."""
+    """Take all pictures. Raises CalledProcessError when the camera fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("camera", help="command that takes URL, file and size")
-    parser.add_argument("--scenarios", nargs="+", default=["process-crash"])
-    parser.add_argument("--keep", action="store_true", help="keep the server afterwards, to look around in it")
-    options = parser.parse_args()
+    camera = parser.parse_args().camera
+
+    def take(name: str, url: str, size: str = PAGE, *more: str) -> None:
+        subprocess.run([*shlex.split(camera), url, str(PICTURES / f"{name}.png"), size, *more], check=True)
+
     with tempfile.TemporaryDirectory() as home, Installation(Path(home)) as installation:
-        drills = [run_drill(load_scenario(name), installation, seed=None) for name in options.scenarios]
+        silent = load_scenario("lost-primary").model_copy(update={"people": (Person(decision="silent"),)})
+        finished = _play(load_scenario("process-crash"), installation, until=_mitigates)
+        take("running", finished)
+        escalated = _play(load_scenario("crash-after-restart"), installation, until=_ended)
+        waiting = _play(silent, installation, until=_asks)
         time.sleep(SETTLE_S)
-        subprocess.run([*shlex.split(options.camera), drills[0]["run_url"], str(PICTURE), SIZE], check=True)
-        while options.keep:
-            time.sleep(1)
+        take("approval", waiting, PAGE, "--click", RESUME)
+        take("run", finished)
+        take("escalated", escalated)
+        take("list", f"{installation.ui_url}/runs", LIST)
+
+
+def _play(scenario: Scenario, installation: Installation, *, until: Callable[[IncidentRow], bool]) -> str:
+    """Begin a drill in a thread of its own; returns its run's URL when the incident has come so far."""
+    known = {row.id for row in open_store().incidents()}
+    threading.Thread(target=run_drill, args=(scenario, installation), kwargs={"seed": None}, daemon=True).start()
+    while True:
+        for row in open_store().incidents():
+            if row.id not in known and until(row):
+                return f"{installation.ui_url}/runs/flow-run/{row.run_id}"
+        time.sleep(0.5)
+
+
+def _asks(row: IncidentRow) -> bool:
+    from responder.cli.records import asked_about  # Prefect takes its settings when it is first imported
+
+    return asked_about(open_store(), row) is not None
+
+
+def _mitigates(row: IncidentRow) -> bool:
+    return any(attempt.acted_at for attempt in open_store().attempts(row.id))
+
+
+def _ended(row: IncidentRow) -> bool:
+    return row.outcome is not None
 
 
 if __name__ == "__main__":

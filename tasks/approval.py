@@ -29,7 +29,7 @@ async def ask_to_act(ref: IncidentRef, step: PlanStep) -> None:
     case = open_case(ref)
     strategy = case.profile.strategies[step.strategy]
     severity = Severity(case.row.severity or Severity.P1)
-    shown = f"{step.strategy} on {step.target}, because {step.why}"
+    shown = f"{step.strategy} on {step.target}? {step.why}"
     case.store.keep_record(case.id, ref.epoch, "asking", {"step": step.id})
     case.step(WAITING, deadline_s=case.profile.clock.approval_s)
     case.store.update_incident(case.id, ref.epoch, reason=f"{WAITING}: {shown}")
@@ -38,7 +38,7 @@ async def ask_to_act(ref: IncidentRef, step: PlanStep) -> None:
     form = ApprovalForm.with_initial_data(
         description=f"**{severity.value} {case.row.service}: {inline(shown)}**\n\n"
         f"Command: `{inline(quote(strategy.command))}` on {inline(step.runs_on)}\n\n"
-        f"Other strategies of the profile: {', '.join(case.profile.strategies)}\n\n{plan}"
+        f"Instead: {', '.join(name for name in case.profile.strategies if name != step.strategy)}\n\n{plan}"
     )
     given: dict[str, Any]
     try:
