@@ -176,10 +176,21 @@ def _snapshot(case: Case, step: PlanStep, host: Host) -> tuple[Evidence, ...]:
             look.strategies(step.strategy)
         if step.capture and main_pid:
             look.capture(main_pid, case.folder)
-        if orders := look.replies.get("orders"):
-            # A restart empties the table: what was open before must be reconciled by people.
-            (case.folder / f"orders-before-{host.name}.json").write_text(redact(orders.body))
+        save_orders(case, look, "before")
         return look.evidence
+
+
+def save_orders(case: Case, look: Look, when: str) -> str | None:
+    """Keep the order table as a file `orders-WHEN-HOST.json`; None where it cannot be read.
+
+    A restart empties it: what was open before must be reconciled by people.
+    """
+    reply = look.replies.get("orders")
+    if reply is None or reply.failure is not None or reply.status != 200:
+        return None
+    path = case.folder / f"orders-{when}-{look.host.name}.json"
+    path.write_text(redact(reply.body))
+    return path.read_text()
 
 
 def _refusal(

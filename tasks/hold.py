@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 
 from blocks.service import load_profile, load_ssh
 from blocks.ssh import SSHCredentials
@@ -17,6 +18,7 @@ from responder.domain.evidence import Dossier, Evidence
 from responder.domain.incident import Phase, ResolveOutcome, VerifyOutcome
 from responder.domain.notes import Notes
 from responder.domain.observations import note_out_of_reach
+from responder.domain.orders import compare_orders
 from responder.domain.plan import PlanStep
 from responder.domain.profile import Host, Profile
 from responder.domain.verification import (
@@ -31,7 +33,7 @@ from responder.domain.verification import (
     stayed,
     take_sample,
 )
-from tasks.attempt import snapshot_before, target_of
+from tasks.attempt import save_orders, snapshot_before, target_of
 from tasks.case import Case
 from tasks.probes import Look, Scrape
 
@@ -78,8 +80,29 @@ def verify_step(case: Case, step: PlanStep) -> VerifyOutcome:
     case.keep("verify", list(dossier.evidence))
     if held.state == "held" and before and step.undoes is None and case.row.mitigated_at is None:
         case.store.update_incident(case.id, case.ref.epoch, mitigated_at=now())
+    if before and step.undoes is None:
+        _compare_orders(case, step)
     verdict = last.verdict(late) if last else "unknown"
     return VerifyOutcome(holds=held.state == "held", verdict=verdict, reason=held.reason)
+
+
+def _compare_orders(case: Case, step: PlanStep) -> None:
+    """Say which orders were open before the action and are unknown since (phase 3, "Verify functionality")."""
+    table = case.profile.endpoints.orders
+    if table is None or not table.present:
+        return
+    for host in map(case.host, sorted(step.cures)):
+        after = None
+        try:
+            with Look(case.profile, case.ssh, host) as look:
+                look.endpoints()
+                after = save_orders(case, look, "after")
+        except IncidentResponseError as error:
+            get_run_logger().warning("the orders on %s cannot be read: %s", host.name, error)
+        saved = case.folder / f"orders-before-{host.name}.json"
+        found = compare_orders(saved.read_text() if saved.exists() else None, after, table.present[0])
+        case.store.keep_record(case.id, case.ref.epoch, f"orders:{host.name}", found.model_dump(mode="json"))
+        case.store.decide(case.id, who="responder", what=f"compares the orders of {host.name}", why=found.reason)
 
 
 def _late(case: Case, hosts: Sequence[str]) -> Checks:
