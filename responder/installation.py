@@ -22,6 +22,8 @@ from responder.domain.errors import PermanentError
 from responder.store.location import HOME, STORE_URL, open_store
 
 POOL = "incident"
+UP_PORT = 4280
+"""Of the server of `incident up`, so that links live on; 4200 is left to the user's own Prefect."""
 _SERVER_START_S = 180
 _READY_S = 120
 _STOP_S = 15
@@ -34,13 +36,16 @@ class Installation:
 
     Use as a context manager: entering starts what is missing, leaving stops what was started.
     With `api_url` the server is somebody else's, and only a worker and a keeper are started, unless a keeper
-    lives already. Without `workers` there is nothing but the server.
+    lives already. Without `workers` there is nothing but the server. `port` is the server's own; any free one
+    if none is given.
     """
 
-    def __init__(self, home: Path, *, api_url: str | None = None, workers: bool = True) -> None:
+    def __init__(
+        self, home: Path, *, api_url: str | None = None, workers: bool = True, port: int | None = None
+    ) -> None:
         self.home = home.resolve()
         self._workers = workers
-        self.api_url = api_url or f"http://127.0.0.1:{_free_port()}/api"
+        self.api_url = api_url or f"http://127.0.0.1:{port or _free_port()}/api"
         self._owns_server = api_url is None
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -83,7 +88,7 @@ class Installation:
         return self.api_url.removesuffix("/api")
 
     def __enter__(self) -> Self:
-        self.home.mkdir(parents=True, exist_ok=True)
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)  # secrets lie in it
         (self.home / "logs").mkdir(exist_ok=True)
         adopt(self.environment)
         store = open_store()
@@ -91,7 +96,8 @@ class Installation:
         store.close()
         try:
             if self._owns_server:
-                self._start_server()
+                self.start_server()
+                self._await("server", self.answers, _SERVER_START_S)
             if self._workers and (self._owns_server or not kept):
                 self._start_workers()
         except BaseException:
@@ -104,11 +110,15 @@ class Installation:
     ) -> None:
         self.stop()
 
-    def _start_server(self) -> None:
+    def start_server(self) -> None:
+        """Begin to start the server; it `answers` some seconds later."""
         (self.home / "prefect").mkdir(exist_ok=True)
         port = self.api_url.split(":")[2].split("/")[0]
         self.spawn("server", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port)
-        self._await("server", lambda: _answers(f"{self.api_url}/health"), _SERVER_START_S)
+
+    def answers(self) -> bool:
+        """Whether the server answers that it is well, within 2 s."""
+        return _answers(f"{self.api_url}/health")
 
     def _start_workers(self) -> None:
         # The pool before the worker and the deployments: both refuse to work without it.

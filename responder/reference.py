@@ -325,9 +325,12 @@ def _commands_page() -> str:
 {GENERATED}
 
 Exit status: 0 yes, 1 no, 2 wrong usage. With `--json` a command prints one JSON document on standard output;
-messages go to standard error. State lies in `.incident/` of the current directory, or in the folder that
-`INCIDENT_HOME` names. A command that needs a Prefect server uses the one in `PREFECT_API_URL`; where that is not
-set it starts one of its own for as long as it runs. `incident drill` always starts its own.
+messages go to standard error. `incident up` and `incident watch` print a document a line, as things happen. State
+lies in `.incident/` of the current directory, or in the folder that `INCIDENT_HOME` names.
+
+A command that needs a Prefect server uses the one in `PREFECT_API_URL`; where that is not set, the one of
+`incident up` in the same data folder; where that does not run either, one of its own for as long as it runs.
+`incident drill` always starts its own.
 
 {text}
 

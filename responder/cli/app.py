@@ -9,10 +9,20 @@ from typing import Annotated
 
 import typer
 
-from responder.cli.output import people, print_fields, print_json, print_line, print_table, results
+from responder.cli.output import (
+    people,
+    print_fields,
+    print_json,
+    print_json_line,
+    print_line,
+    print_table,
+    results,
+)
+from responder.cli.signals import wait_until_asked_to_end
 from responder.domain.errors import PermanentError, TransientError
-from responder.domain.incident import Kind, Mode, Severity
-from responder.installation import Installation
+from responder.domain.incident import Kind, Mode, Outcome, Severity
+from responder.installation import UP_PORT, Installation, adopt
+from responder.running import find_running
 from responder.store import Store, data_folder, open_store
 
 app = typer.Typer(
@@ -20,8 +30,12 @@ app = typer.Typer(
 )
 service_app = typer.Typer(no_args_is_help=True, help="The services that are looked after.")
 app.add_typer(service_app, name="service")
+lab_app = typer.Typer(no_args_is_help=True, help="The lab of `incident up --lab`.")
+app.add_typer(lab_app, name="lab")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print a JSON document a line, as things happen.")]
+ScenarioName = Annotated[str, typer.Argument(help="Name of a scenario, or a scenario file.")]
 IncidentId = Annotated[str, typer.Argument(help="Id of the incident, or the beginning of one.")]
 
 
@@ -30,10 +44,18 @@ def me() -> str:
     return os.environ.get("INCIDENT_USER") or getpass.getuser()
 
 
+def _api_url() -> str | None:
+    """Where a server is to be found: `PREFECT_API_URL`, else that of `incident up` in the data folder."""
+    if given := os.environ.get("PREFECT_API_URL"):
+        return given
+    up = find_running(data_folder())
+    return up.api_url if up else None
+
+
 @contextmanager
 def _installation(*, workers: bool = True) -> Iterator[Installation]:
-    """The server in `PREFECT_API_URL`, else one of our own for as long as the command runs."""
-    with Installation(data_folder(), api_url=os.environ.get("PREFECT_API_URL"), workers=workers) as running:
+    """The server that there is, else one of our own for as long as the command runs."""
+    with Installation(data_folder(), api_url=_api_url(), workers=workers) as running:
         import httpx
         from prefect.exceptions import PrefectException
 
@@ -103,10 +125,15 @@ def list_incidents(
 @app.command()
 def show(incident: IncidentId, as_json: Json = False) -> None:
     """Show one incident: state, severity, attempts, decisions."""
+    api_url = _api_url()
+    if api_url:
+        adopt(Installation(data_folder(), api_url=api_url).environment)
     from responder.cli.records import incident_document
 
     with _store() as store:
         document = incident_document(store, incident)
+    if not api_url:
+        document["run_url"] = None  # no server is up that would show it
     if as_json:
         print_json(document)
         return
@@ -127,6 +154,23 @@ def timeline(incident: IncidentId, as_json: Json = False) -> None:
         entries = sorted(store_entries(store, store.incident(incident).id), key=lambda e: (e.at, e.id))
     rows = [{"at": f"{e.at:%Y-%m-%d %H:%M:%S}", "source": e.source, "what": e.text} for e in entries]
     print_json(rows) if as_json else print_table(rows, ("at", "source", "what"))
+
+
+@app.command()
+def watch(
+    incident: Annotated[
+        str | None,
+        typer.Argument(help="Id, or its beginning; the newest open one, or the next to open, if empty."),
+    ] = None,
+    as_json: JsonLines = False,
+) -> None:
+    """Follow an incident's timeline until its run has ended. Exit status as of `declare`."""
+    from responder.cli.live import watch as follow
+
+    with _store() as store:
+        document = follow(store, incident, as_json=as_json)
+    print_json_line({"event": "end", **document}) if as_json else print_fields(document)
+    raise typer.Exit(0 if document["outcome"] and Outcome(document["outcome"]).succeeded else 1)
 
 
 @app.command()
@@ -254,11 +298,54 @@ def check_service(name: str, as_json: Json = False) -> None:
 
 
 @app.command()
+def up(
+    lab: Annotated[bool, typer.Option("--lab", help="Start the lab, too: a healthy service to break.")] = False,
+    hosts: Annotated[int, typer.Option(min=1, max=50, help="Hosts of the lab.")] = 1,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the server on 127.0.0.1.")] = UP_PORT,
+    as_json: JsonLines = False,
+) -> None:
+    """Run Prefect's server, a worker and the keeper here until Ctrl-C; other commands find and use them."""
+    from responder.cli.up import run_up
+
+    run_up(port=port, hosts=hosts if lab else None, as_json=as_json)
+
+
+@lab_app.command("break")
+def break_lab(scenario: ScenarioName, as_json: Json = False) -> None:
+    """Break the running lab as a scenario says, and let its alert begin an incident."""
+    from responder.cli.lab import ask_lab
+    from responder.lab.scenario import load_scenario
+
+    document = ask_lab(data_folder(), do="break", scenario=load_scenario(scenario).model_dump(mode="json"))
+    print_json(document) if as_json else print_fields(document)
+    with _store() as store:
+        others = [row for row in store.incidents(open_only=True) if row.run_id != document["run_id"]]
+    taken_in = next((row.id for row in others if row.service == document["service"]), None)
+    people.print(
+        f"incident {taken_in} of this service is open and takes the alert in; `incident close {taken_in}` ends it"
+        if taken_in
+        else "`incident watch` follows it"
+    )
+
+
+@lab_app.command("heal")
+def heal_lab(as_json: Json = False) -> None:
+    """End every fault and every alert of the running lab."""
+    from responder.cli.lab import ask_lab
+
+    document = ask_lab(data_folder(), do="heal")
+    print_json(document) if as_json else print_fields(document)
+
+
+@app.command()
 def drill(
     scenario: Annotated[str | None, typer.Argument(help="Name of a scenario, or a scenario file.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All scenarios that come with the software.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="Only list the scenarios.")] = False,
     seed: Annotated[int | None, typer.Option(help="Draw the lab's names as in an earlier drill.")] = None,
+    ui: Annotated[
+        bool, typer.Option("--ui", help="Leave the server up until Ctrl-C, to look at the run.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Break the embedded lab and let an incident run repair it, scored against what is right."""
@@ -273,11 +360,16 @@ def drill(
     scenarios = [load_scenario(name) for name in (scenario_names() if every else [str(scenario)])]
     from responder.cli.drill import run_drills
 
-    document = run_drills(scenarios, seed=seed)
-    if as_json:
-        print_json(document)
-    else:
-        for row in document["scenarios"]:
-            words = "; ".join(row["problems"]) or f"{row['outcome']} ({row['cause'] or 'no cause'})"
-            print_line(f"{'ok  ' if row['ok'] else 'FAIL'}  {row['name']}: {words}")
+    with run_drills(scenarios, seed=seed) as document:
+        if as_json:
+            print_json(document)
+        else:
+            for row in document["scenarios"]:
+                words = "; ".join(row["problems"]) or f"{row['outcome']} ({row['cause'] or 'no cause'})"
+                print_line(f"{'ok  ' if row['ok'] else 'FAIL'}  {row['name']}: {words}")
+        if ui:
+            for row in document["scenarios"]:
+                people.print(f"{row['name']}: {row['run_url']}")
+            people.print("the server is up until Ctrl-C")
+            wait_until_asked_to_end()
     raise typer.Exit(0 if document["ok"] else 1)

@@ -26,14 +26,18 @@ from responder.store import Store, data_folder, open_store
 ANSWER_S = 0.5
 
 
-def run_drills(scenarios: Sequence[Scenario], *, seed: int | None) -> dict[str, Any]:
-    """Run the scenarios one after the other on a server, worker and keeper of their own; returns the scores."""
+@contextmanager
+def run_drills(scenarios: Sequence[Scenario], *, seed: int | None) -> Iterator[dict[str, Any]]:
+    """Run the scenarios one after the other on a server, worker and keeper of their own; yields the scores.
+
+    The server is up until the block ends.
+    """
     folder = data_folder() / "drills" / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
     people.print(f"starting a Prefect server, a worker and a keeper in {folder} …")
     with Installation(folder) as installation:
         people.print(f"ready, Prefect's UI is at {installation.ui_url}")
         rows = [run_drill(scenario, installation, seed=seed) for scenario in scenarios]
-    return {"ok": all(row["ok"] for row in rows), "scenarios": rows}
+        yield {"ok": all(row["ok"] for row in rows), "scenarios": rows}
 
 
 def lab_profile(
@@ -100,7 +104,7 @@ def run_drill(scenario: Scenario, installation: Installation, *, seed: int | Non
             profile, secrets = lab_profile(lab.facts(), scenario.profile)
             save_service(profile, secrets)
             lab.begin()
-            run_id = start_run(_parameters(lab, profile))
+            run_id = start_run(trigger_parameters(lab, profile))
             with answering(scenario, store, run_id):
                 followed = follow(store, run_id, live, answered=bool(scenario.people))
             if followed.incident:
@@ -121,19 +125,24 @@ def _lab_of_its_own(scenario: Scenario, run_dir: Path, seed: int | None, *, take
     raise AssertionError("count() never ends")
 
 
-def _parameters(lab: Lab, profile: Profile) -> dict[str, Any]:
+def trigger_parameters(lab: Lab, profile: Profile, *, alerts: int = 1) -> dict[str, Any]:
+    """The parameters of the run that the lab's scenario begins: declared, or by its alert.
+
+    `alerts` is how many the lab has raised by then.
+    """
     declaration = lab.scenario.trigger.declare
     if declaration:
         parameters = {"summary": declaration.summary, "service": profile.name, "kind": declaration.kind.value}
         return parameters | ({"severity": declaration.severity.value} if declaration.severity else {})
-    raised = lab.wait_for_alert()
+    raised = lab.wait_for_alert(count=alerts)
     return {"summary": raised.alert.summary or raised.name, "alerts": [raised.alert.model_dump(mode="json")]}
 
 
 def _score(scenario: Scenario, lab: Lab, store: Store, run_id: str, url: str, state: str) -> dict[str, Any]:
     row = store.incident_of_run(run_id)
     if row is None:
-        return {"name": scenario.name, "ok": False, "problems": [f"no incident was opened, the run is {state}"]}
+        problem = f"no incident was opened, the run is {state}"
+        return {"name": scenario.name, "ok": False, "problems": [problem], "run_url": url}
     expect, never = scenario.expect, scenario.never
     attempts = store.attempts(row.id)
     diagnosis = next((p.outcome for p in store.phases(row.id) if p.name == "diagnose" and p.outcome), None)

@@ -22,13 +22,18 @@ def print_json(document: Result) -> None:
     results.print(json.dumps(document, indent=2, ensure_ascii=False, default=str), markup=False)
 
 
+def print_json_line(document: Result) -> None:
+    """One JSON document on one line of standard output, for what happens one after the other."""
+    results.print(json.dumps(document, ensure_ascii=False, default=str), markup=False)
+
+
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Rows for people."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.replace("_", " "))
     for row in rows:
-        table.add_row(*(_text("" if row.get(column) is None else row[column]) for column in columns))
+        table.add_row(*(plain("" if row.get(column) is None else row[column]) for column in columns))
     results.print(table)
 
 
@@ -37,14 +42,14 @@ def print_fields(fields: Mapping[str, Any]) -> None:
     width = max(map(len, fields), default=0)
     for name, value in fields.items():
         if value not in (None, "", [], ()):
-            results.print(_text(f"{name.replace('_', ' '):<{width}}  {value}"))
+            results.print(plain(f"{name.replace('_', ' '):<{width}}  {value}"))
 
 
 def print_line(line: str) -> None:
     """One line for people."""
-    results.print(_text(line))
+    results.print(plain(line))
 
 
-def _text(value: object) -> Text:
-    # What hosts and people said drives no terminal.
+def plain(value: object) -> Text:
+    """As text: what hosts and people said drives no terminal."""
     return Text(clean(str(value)))

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from responder.domain.base import Frozen, UtcDatetime, now
 from responder.domain.incident import Alert
-from responder.lab.faults import AnyFault
+from responder.lab.faults import AnyFault, Heal
 from responder.lab.host import LabError, LabHost
 from responder.lab.machine import Spec
 from responder.lab.pagerduty import PagerDutyStandIn
@@ -170,7 +170,7 @@ class Lab:
         self.pagerduty = PagerDutyStandIn(clock_scale=clock_scale)
         self.slack = SlackStandIn(channels=("lab-oncall",))
         self._changed = threading.Condition()
-        self._stopped = threading.Event()
+        self._clock_ends = threading.Event()
         self._clock: threading.Thread | None = None
         self._private_key = new_key()
         self.hosts = self._draw()
@@ -263,8 +263,14 @@ class Lab:
             slack=self.slack.settings(),
         )
 
-    def begin(self) -> None:
-        """Start the scenario's clock: from now on things break and alerts fire at their times."""
+    def begin(self, scenario: Scenario | None = None) -> None:
+        """Start the scenario's clock: from now on things break and alerts fire at their times.
+
+        Another `scenario` than the lab's own takes its place, and needs no more hosts.
+        """
+        self._end_clock()
+        self.scenario = scenario or self.scenario
+        self.errors.clear()
         events: list[tuple[float, Callable[[], None]]] = []
         for fault in self.scenario.faults:
             events.append((fault.at_s, partial(self.apply, fault)))
@@ -274,8 +280,16 @@ class Lab:
                 events.append((alert.resolves_at_s, partial(self._resolve, alert)))
         self.began_at = now()
         ordered = sorted(events, key=lambda event: event[0])
-        self._clock = threading.Thread(target=self._run, args=(ordered, time.monotonic()), daemon=True)
+        self._clock_ends = threading.Event()
+        arguments = (ordered, time.monotonic(), self._clock_ends)
+        self._clock = threading.Thread(target=self._run, args=arguments, daemon=True)
         self._clock.start()
+
+    def heal(self) -> None:
+        """End the scenario: its clock, every fault, every alert. Raises `LabError`."""
+        self._end_clock()
+        self.apply(Heal(do="heal", host="all"))
+        self._end_alerts({raised.fingerprint for raised in self.raised})
 
     def apply(self, fault: AnyFault) -> None:
         """Do a fault now, to the hosts that it names; one with a time to live ends later. Raises `LabError`."""
@@ -302,9 +316,7 @@ class Lab:
 
     def stop(self) -> None:
         """End everything that was started. Repeatable."""
-        self._stopped.set()
-        if self._clock is not None:
-            self._clock.join(5)
+        self._end_clock()
         for host in self.hosts:
             host.stop()
         self.pagerduty.stop()
@@ -316,9 +328,14 @@ class Lab:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _run(self, events: list[tuple[float, Callable[[], None]]], began: float) -> None:
+    def _end_clock(self) -> None:
+        self._clock_ends.set()
+        if self._clock is not None:
+            self._clock.join(5)
+
+    def _run(self, events: list[tuple[float, Callable[[], None]]], began: float, ends: threading.Event) -> None:
         for at_s, event in events:
-            if self._stopped.wait(max(0, began + at_s - time.monotonic())):
+            if ends.wait(max(0, began + at_s - time.monotonic())):
                 return
             try:
                 event()
@@ -355,18 +372,15 @@ class Lab:
             self._changed.notify_all()
 
     def _resolve(self, alert: ScenarioAlert) -> None:
-        fingerprint = _fingerprint(self._labels(alert))
+        self._end_alerts({_fingerprint(self._labels(alert))})
+
+    def _end_alerts(self, fingerprints: set[str]) -> None:
         with self._changed:
-            self.raised = [
-                raised.model_copy(update={"ends_at": now()})
-                if raised.fingerprint == fingerprint and raised.ends_at is None
-                else raised
-                for raised in self.raised
-            ]
-            [key] = {raised.incident_key for raised in self.raised if raised.fingerprint == fingerprint}
-            firing = any(raised.incident_key == key and raised.ends_at is None for raised in self.raised)
+            ending = [r for r in self.raised if r.fingerprint in fingerprints and r.ends_at is None]
+            self.raised = [r.model_copy(update={"ends_at": now()}) if r in ending else r for r in self.raised]
+            firing = {raised.incident_key for raised in self.raised if raised.ends_at is None}
             self._changed.notify_all()
-        if not firing:
+        for key in {raised.incident_key for raised in ending} - firing:
             self.pagerduty.alert_resolved(key)
 
 
