@@ -16,6 +16,7 @@ from responder.store import open_store
 
 TICK_S = 0.5
 BEAT_S = 2.0
+ENDINGS = (signal.SIGTERM, signal.SIGINT)
 
 log = logging.getLogger("keeper")
 
@@ -24,9 +25,10 @@ def main() -> None:
     """Do every duty again and again, each in a thread of its own: one that waits or fails delays no other."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # Waited for, not handled: a handler that sets the event stands still for ever when the signal comes while
+    # the main thread holds the event's lock. Threads inherit the mask.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
     ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
 
     store, access = open_store(), Access()
     outbox = Outbox(store, access)
@@ -41,16 +43,22 @@ def main() -> None:
     store.keeper_beats(holder)
     for duty in duties:
         threading.Thread(target=_repeat, args=(duty, ended), daemon=True).start()
-    _repeat(lambda: store.keeper_beats(holder), ended, every_s=BEAT_S)
+    while signal.sigtimedwait(ENDINGS, BEAT_S) is None:
+        _do(lambda: store.keeper_beats(holder))
+    ended.set()
     outbox.close()
 
 
-def _repeat(duty: Callable[[], None], ended: threading.Event, every_s: float = TICK_S) -> None:
-    while not ended.wait(every_s):
-        try:
-            duty()
-        except Exception:
-            log.exception("a duty failed; it is tried again")
+def _repeat(duty: Callable[[], None], ended: threading.Event) -> None:
+    while not ended.wait(TICK_S):
+        _do(duty)
+
+
+def _do(duty: Callable[[], None]) -> None:
+    try:
+        duty()
+    except Exception:
+        log.exception("a duty failed; it is tried again")
 
 
 if __name__ == "__main__":
