@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from processes import processes_of, wait_until_gone
 
 from responder.domain.errors import PermanentError
 from responder.installation import Installation
@@ -69,26 +69,6 @@ class Trap:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-def processes_of(home: Path) -> list[int]:
-    """Every process that has `home` for its installation."""
-    mark = f"INCIDENT_HOME={home}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-        except OSError:
-            continue  # not ours, or gone meanwhile
-    return found
-
-
-def wait_until_gone(home: Path, seconds: float) -> None:
-    ends = time.monotonic() + seconds
-    while left := processes_of(home):
-        assert time.monotonic() < ends, f"still there: {left}"
-        time.sleep(0.1)
 
 
 @pytest.fixture

@@ -305,6 +305,8 @@ def up(
     as_json: JsonLines = False,
 ) -> None:
     """Run Prefect's server, a worker and the keeper here until Ctrl-C; other commands find and use them."""
+    if hosts != 1 and not lab:
+        raise typer.BadParameter("--hosts is for the lab: say --lab, too")
     from responder.cli.up import run_up
 
     run_up(port=port, hosts=hosts if lab else None, as_json=as_json)
