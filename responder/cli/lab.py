@@ -13,6 +13,7 @@ from typing import Any, Self
 from responder.cli.drill import lab_profile, trigger_parameters
 from responder.domain.base import now
 from responder.domain.errors import PermanentError
+from responder.lab.host import LabError
 from responder.lab.lab import Lab
 from responder.lab.scenario import Scenario, load_scenario
 from responder.running import find_running
@@ -43,7 +44,10 @@ class ServedLab:
         from blocks.service import save_service
 
         shutil.rmtree(self._folder, ignore_errors=True)  # of an earlier one, which may have been killed
-        self._lab.start()
+        try:
+            self._lab.start()
+        except (LabError, OSError) as error:
+            raise PermanentError(f"the lab could not be started: {error}") from error
         try:
             self._profile, secrets = lab_profile(self._lab.facts())
             save_service(self._profile, secrets)
