@@ -280,7 +280,6 @@ class Lab:
                 events.append((alert.resolves_at_s, partial(self._resolve, alert)))
         self.began_at = now()
         ordered = sorted(events, key=lambda event: event[0])
-        self._clock_ends = threading.Event()
         arguments = (ordered, time.monotonic(), self._clock_ends)
         self._clock = threading.Thread(target=self._run, args=arguments, daemon=True)
         self._clock.start()
@@ -298,7 +297,8 @@ class Lab:
             fault.apply(host)
         if fault.for_s is not None:
             ends = [(fault.for_s, partial(fault.end, host)) for host in hosts]
-            threading.Thread(target=self._run, args=(ends, time.monotonic()), daemon=True).start()
+            arguments = (ends, time.monotonic(), self._clock_ends)
+            threading.Thread(target=self._run, args=arguments, daemon=True).start()
 
     def wait_for_alert(self, timeout_s: float = 30, count: int = 1) -> RaisedAlert:
         """The newest alert, once so many have been raised. Raises TimeoutError, `LabError`."""
@@ -332,6 +332,7 @@ class Lab:
         self._clock_ends.set()
         if self._clock is not None:
             self._clock.join(5)
+        self._clock_ends = threading.Event()  # for what is done without a scenario, and for the next one
 
     def _run(self, events: list[tuple[float, Callable[[], None]]], began: float, ends: threading.Event) -> None:
         for at_s, event in events:
