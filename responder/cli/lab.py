@@ -7,12 +7,14 @@ import socket
 import socketserver
 import threading
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from responder.cli.drill import lab_profile, trigger_parameters
 from responder.domain.base import now
 from responder.domain.errors import PermanentError
+from responder.domain.profile import Profile
 from responder.lab.host import LabError
 from responder.lab.lab import Lab
 from responder.lab.scenario import Scenario, load_scenario
@@ -41,16 +43,13 @@ class ServedLab:
         return self._lab.service
 
     def __enter__(self) -> Self:
-        from blocks.service import save_service
-
         shutil.rmtree(self._folder, ignore_errors=True)  # of an earlier one, which may have been killed
         try:
             self._lab.start()
         except (LabError, OSError) as error:
             raise PermanentError(f"the lab could not be started: {error}") from error
         try:
-            self._profile, secrets = lab_profile(self._lab.facts())
-            save_service(self._profile, secrets)
+            self._save_service({})
             self._serve()
         except BaseException:
             self._lab.stop()
@@ -83,10 +82,11 @@ class ServedLab:
             )
         if self._broken_by:
             self.heal()
+        profile = self._save_service(scenario.profile)
         raised = len(self._lab.raised)
         self._lab.begin(scenario)
         self._broken_by, self.state = scenario.name, f"broken by {scenario.name} at {now():%H:%M:%S} UTC"
-        run_id = start_run(trigger_parameters(self._lab, self._profile, alerts=raised + 1))
+        run_id = start_run(trigger_parameters(self._lab, profile, alerts=raised + 1))
         return {
             "scenario": scenario.name,
             "service": self.service,
@@ -99,6 +99,13 @@ class ServedLab:
         self._lab.heal()
         self._broken_by, self.state = "", "healthy"
         return {"service": self.service, "state": self.state}
+
+    def _save_service(self, changes: Mapping[str, Any]) -> Profile:
+        from blocks.service import save_service
+
+        profile, secrets = lab_profile(self._lab.facts(), changes)
+        save_service(profile, secrets)
+        return profile
 
     def _serve(self) -> None:
         lab = self
