@@ -165,7 +165,10 @@ def test_other_commands_find_its_server_and_start_none(running):
     listed = incident(running.home, "service", "list", "--json")
     assert [row["name"] for row in json.loads(listed.stdout)] == [ready(running)["lab_service"]]
     checked = incident(running.home, "service", "check", ready(running)["lab_service"], "--json")
-    assert json.loads(checked.stdout)["ok"], checked.stdout
+    findings = {
+        finding["what"].partition(": ")[2]: finding["ok"] for finding in json.loads(checked.stdout)["checks"]
+    }
+    assert findings["reachable, host key and key accepted"] is findings["health"] is True, checked.stdout
     assert sorted(processes_of(running.home)) == before
     assert (running.home / "logs" / "server.log").read_text().count("Check out the dashboard") == 1
 
