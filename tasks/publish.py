@@ -20,6 +20,8 @@ from tasks.case import Case, open_case, ranking
 from tasks.results import read_plan, read_results
 
 LOOK_S = 2.0
+WAITING = "waiting for a person"
+WHAT_NOW = "Where it stands, and what a person can do"
 
 
 @contextmanager
@@ -32,10 +34,10 @@ def show_progress(ref: IncidentRef) -> Iterator[None]:
     done = threading.Event()
 
     def follow() -> None:
-        shown = 0
+        shown: tuple[int, str] | None = None
         while not done.wait(LOOK_S):
             try:
-                happened = len(store_entries(case.store, case.id))
+                happened = len(store_entries(case.store, case.id)), what_now(case)
                 if happened != shown:
                     publish(case)
                     shown = happened
@@ -54,19 +56,41 @@ def show_progress(ref: IncidentRef) -> Iterator[None]:
 
 def publish(case: Case) -> None:
     """Bring the incident's own run up to date. A server that does not answer delays nothing."""
-    row = case.row
     try:
-        with RunPage(row.run_id) as page:
-            page.label(name=f"{row.severity or 'P?'} {row.service}: {row.summary}"[:200], tags=_tags(case))
+        with RunPage(case.row.run_id) as page:
+            _label(page, case)
             page.show(_artifacts(case, timeline_of(case, page)))
     except (httpx.HTTPError, PrefectException) as error:
         logging.getLogger(__name__).warning("The run's page could not be updated: %s", error)
 
 
+def publish_state(case: Case) -> None:
+    """Bring only what says where the incident stands up to date: it was closed after its run."""
+    try:
+        with RunPage(case.row.run_id) as page:
+            _label(page, case)
+            page.show({"what-now": (what_now(case), WHAT_NOW)})
+    except (httpx.HTTPError, PrefectException) as error:
+        logging.getLogger(__name__).warning("The run's page could not be updated: %s", error)
+
+
+def what_now(case: Case) -> str:
+    """Where the incident stands, and what a person can do."""
+    row = case.row
+    steps = [lease.step for lease, held in case.store.leases() if held.id == case.id and lease.step]
+    waiting = next((step for step in steps if step.startswith(WAITING)), "")
+    return reports.what_now(row.id, status=row.status, outcome=row.outcome, reason=row.reason, waiting=waiting)
+
+
+def _label(page: RunPage, case: Case) -> None:
+    row = case.row
+    page.label(name=f"{row.severity or 'P?'} {row.service}: {row.summary}"[:200], tags=_tags(case))
+
+
 def _artifacts(case: Case, timeline: Timeline) -> dict[str, tuple[str, str]]:
     """The artifacts that there is something to say in by now: Markdown and description by key."""
     row, store = case.row, case.store
-    found: dict[str, tuple[str, str]] = {}
+    found: dict[str, tuple[str, str]] = {"what-now": (what_now(case), WHAT_NOW)}
     done = {phase.name for phase in store.phases(case.id) if phase.outcome}
     if row.severity:
         assessment = reports.assessment(
@@ -103,6 +127,7 @@ def _tags(case: Case) -> list[str]:
         f"kind:{row.kind}",
         f"mode:{row.mode}",
         f"incident:{case.id}",
+        *(["open"] if row.status == "open" else []),
     ]
 
 

@@ -222,6 +222,17 @@ class Story:
         with get_client(sync_client=True) as client:
             return client.read_flow_run(UUID(self.row.run_id))
 
+    def artifact(self, key: str) -> str:
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
+
+        of_run = ArtifactFilterFlowRunId(any_=[UUID(self.row.run_id)])
+        with get_client(sync_client=True) as client:
+            [found] = client.read_artifacts(
+                artifact_filter=ArtifactFilter(flow_run_id=of_run, key=ArtifactFilterKey(any_=[key]))
+            )
+        return str(found.data)
+
     def wait_for_state(self, name: str) -> None:
         wait_for(lambda: self.run().state.name == name, named=f"state {name}")
 
@@ -366,6 +377,7 @@ def test_declare_ends_with_1_when_a_person_has_to_repair_it(stories):
     assert document["reason"]
     assert story.run().state.name == "Failed"
     assert story.lab.actions() == []
+    assert "open" in story.run().tags, "the list of runs shows what burns"
     assert story.page.status == "triggered"
     assert "Traceback" not in story.declared.err
 
@@ -374,6 +386,8 @@ def test_an_escalated_incident_is_closed_by_hand(stories):
     story = stories.escalated
     ran = incident("close", story.row.id, "--why", "repaired by hand", "--json")
     assert (ran.status, ran.document["status"], ran.document["outcome"]) == (0, "closed", "escalated")
+    assert "open" not in story.run().tags
+    assert story.artifact("what-now").startswith("**Closed, escalated**")
     wait_for(lambda: story.page.status == "resolved", named="the page resolved")
     posted = [message.text for message in story.lab.slack.messages]
     assert len([text for text in posted if "repaired by hand" in text]) == 1

@@ -354,6 +354,18 @@ def test_a_postmortem_has_the_headings_fields_and_tables_of_the_documents_templa
         ),
         ("evidence.md", lambda: reports.evidence_table(dossier())),
         ("hypotheses.md", lambda: reports.hypotheses(ranking())),
+        (
+            "what_now_escalated.md",
+            lambda: reports.what_now(
+                "4711", status="open", outcome="escalated", reason="restart did not help", waiting=""
+            ),
+        ),
+        (
+            "what_now_waiting.md",
+            lambda: reports.what_now(
+                "4711", status="open", outcome=None, reason=None, waiting="waiting for a person to approve"
+            ),
+        ),
         ("plan_before.md", lambda: reports.plan(plan())),
         (
             "plan_after.md",

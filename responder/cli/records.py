@@ -10,11 +10,14 @@ from prefect.client.schemas.objects import StateType
 from blocks.run_history import run_url
 from responder.cli.runs import POLL_S, wait_until_final, wait_until_told
 from responder.domain.errors import PermanentError, TransientError
+from responder.domain.incident import IncidentRef, Mode
 from responder.domain.plan import Plan, PlanStep
 from responder.domain.profile import Profile
 from responder.keeper.clocks import WAITING_FOR_APPROVAL
 from responder.store import Store
 from responder.store.tables import IncidentRow
+from tasks.case import Case
+from tasks.publish import publish_state
 
 ENDING_S = 120.0
 
@@ -83,12 +86,13 @@ def close_by_hand(store: Store, incident_id: str, *, who: str, why: str) -> dict
             _wait_until_ended(store, row.id)
             wait_until_final(row.run_id)
             return incident_document(store, row.id)
-    store.close_incident(row.id, who=who, why=why)
+    row = store.close_incident(row.id, who=who, why=why)
     profile = Profile.model_validate(row.profile)
     if profile.pagerduty and row.pagerduty_id:
         store.enqueue(row.id, channel="pagerduty", kind="resolve", body={"text": f"{who}: {why}"}, key="closed")
     if profile.slack and row.channel_id:
         store.enqueue(row.id, channel="slack", kind="post", body={"text": f"Closed by {who}: {why}"}, key="closed")
+    publish_state(Case(IncidentRef(incident_id=row.id, epoch=row.epoch, mode=Mode(row.mode)), store))
     wait_until_told(store, row.id)  # the keeper sends: two senders would say it twice
     return incident_document(store, row.id)
 

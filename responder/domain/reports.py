@@ -20,6 +20,24 @@ EXCERPTS = 8
 TIMELINE_ROWS = 300
 
 
+def what_now(incident_id: str, *, status: str, outcome: str | None, reason: str | None, waiting: str) -> str:
+    """Where the incident stands, and what a person can do next.
+
+    `waiting` says what a person is waited for; empty for nothing.
+    """
+    close = f'incident close {incident_id} --why "what was done"'
+    if status == "closed":
+        state, commands = f"Closed, {outcome or 'by hand'}", [f"incident postmortem {incident_id}"]
+    elif outcome:
+        state, commands = f"Open, {outcome}: a person is needed", [f"incident show {incident_id}", close]
+    elif waiting:
+        answer = f"incident approve {incident_id}" if "approve" in waiting else close
+        state, commands = f"Open, {waiting}: Resume on this page, or the command below", [answer]
+    else:
+        state, commands = "Open, it is worked on", [f"incident watch {incident_id}", 'incident stop "why"']
+    return render("what_now.md.j2", state=state, reason=reason, commands="\n".join(commands))
+
+
 def assessment(
     *,
     severity: Severity,
