@@ -25,7 +25,7 @@ def incident_folder(incident_id: str) -> Path:
 def open_store() -> Store:
     """The store of this installation, its schema brought up to date once for each process."""
     folder = data_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # Prefect's database joins it, with the secrets
     url = os.environ.get(STORE_URL) or f"sqlite:///{folder / 'incidents.db'}"
     _migrate(url)
     return Store(url)
