@@ -37,14 +37,21 @@ class Installation:
     Use as a context manager: entering starts what is missing, leaving stops what was started.
     With `api_url` the server is somebody else's, and only a worker and a keeper are started, unless a keeper
     lives already. Without `workers` there is nothing but the server. `port` is the server's own; any free one
-    if none is given.
+    if none is given. `meanwhile` is called again and again while it starts, and may raise to break that off.
     """
 
     def __init__(
-        self, home: Path, *, api_url: str | None = None, workers: bool = True, port: int | None = None
+        self,
+        home: Path,
+        *,
+        api_url: str | None = None,
+        workers: bool = True,
+        port: int | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         self.home = home.resolve()
         self._workers = workers
+        self._meanwhile = meanwhile
         self.api_url = api_url or f"http://127.0.0.1:{port or _free_port()}/api"
         self._owns_server = api_url is None
         self._children: dict[str, subprocess.Popen[bytes]] = {}
@@ -157,6 +164,7 @@ class Installation:
 
     def run(self, module: str, *arguments: str) -> str:
         """Run `python -m module arguments…` to its end. Raises `PermanentError` with its last words."""
+        self._meanwhile()
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments],
             env=self.environment,
@@ -184,6 +192,7 @@ class Installation:
     def _await(self, name: str, ready: Callable[[], bool], timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while not ready():
+            self._meanwhile()
             if self._children[name].poll() is not None:
                 raise PermanentError(f"the {name} ended at its start:\n{self.log(name)[-2_000:]}")
             if time.monotonic() > deadline:

@@ -1,10 +1,12 @@
 """Being asked to end: Ctrl-C, SIGTERM, or the terminal closed."""
 
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LOOK_S = 0.2
 
 
 class _AskedToEnd(BaseException):
@@ -12,22 +14,23 @@ class _AskedToEnd(BaseException):
 
 
 @contextmanager
-def until_asked_to_end() -> Iterator[None]:
-    """Leave the block when a signal asks for it. What the block cleans up then is not broken off by the next one.
+def until_asked_to_end() -> Iterator[Callable[[], None]]:
+    """Leave the block at the first call of what it yields after a signal has asked for the end.
 
-    SIGINT counts even where a shell that started us in the background left it ignored; SIGHUP does not
-    under nohup. For the main thread only.
+    Not in the handler: what is raised there is lost when it falls into a destructor or an import's callback,
+    and would break off what is being cleaned up. SIGINT counts even where a shell that started us in the
+    background left it ignored; SIGHUP does not under nohup. For the main thread only.
     """
+    asked: list[int] = []
 
-    def leave(number: int, _: object) -> None:
-        for other in heeded:
-            signal.signal(other, signal.SIG_IGN)
-        raise _AskedToEnd(signal.Signals(number).name)
+    def leave_if_asked() -> None:
+        if asked:
+            raise _AskedToEnd(signal.Signals(asked[0]).name)
 
     heeded = [s for s in SIGNALS if s is not signal.SIGHUP or signal.getsignal(s) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, leave) for number in heeded}
+    before = {number: signal.signal(number, lambda got, _: asked.append(got)) for number in heeded}
     try:
-        yield
+        yield leave_if_asked
     except _AskedToEnd:
         return
     finally:
@@ -37,6 +40,7 @@ def until_asked_to_end() -> Iterator[None]:
 
 def wait_until_asked_to_end() -> None:
     """Wait for Ctrl-C, SIGTERM or the end of the terminal."""
-    with until_asked_to_end():
+    with until_asked_to_end() as leave_if_asked:
         while True:
-            signal.pause()
+            leave_if_asked()
+            time.sleep(LOOK_S)

@@ -42,11 +42,11 @@ def run_up(*, port: int, hosts: int | None, as_json: bool) -> None:
     """
     home = data_folder()
     screen = Screen(as_json=as_json)
-    with until_asked_to_end(), claim(home) as announce, no_orphans(), ExitStack() as stack:
+    with until_asked_to_end() as leave_if_asked, claim(home) as announce, no_orphans(), ExitStack() as stack:
         _require_free(port)
         if other := os.environ.get("PREFECT_API_URL"):
             people.print(f"note: commands in this shell use {other} (PREFECT_API_URL), not this server")
-        installation = Installation(home, port=port)
+        installation = Installation(home, port=port, meanwhile=leave_if_asked)
         running = Running(
             pid=os.getpid(), started_at=now(), api_url=installation.api_url, ui_url=installation.ui_url
         )
@@ -65,6 +65,7 @@ def run_up(*, port: int, hosts: int | None, as_json: bool) -> None:
         stack.callback(people.print, "stopping …")
         stack.enter_context(screen)
         while True:
+            leave_if_asked()
             states = supervisor.look() | ({"lab": f"{lab.service}, {lab.state}"} if lab else {})
             screen.show(_document(installation, states, lab.service if lab else None), _burning(store))
             time.sleep(LOOK_S)
