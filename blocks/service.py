@@ -13,8 +13,10 @@ from responder.domain.profile import Profile
 
 if TYPE_CHECKING:
     # Only the keeper and the command line speak to these: an incident's run starts faster without the SDKs.
+    from blocks.github import GitHub
     from blocks.pagerduty import PagerDuty
     from blocks.slack import Slack
+    from blocks.statuspage import Statuspage
 
 Kind = TypeVar("Kind", bound=Block)
 
@@ -38,8 +40,10 @@ def save_service(profile: Profile, secrets: Mapping[str, str]) -> None:
 
     `secrets` maps each name of `profile.secret_names()` to its value.
     """
+    from blocks.github import GitHub
     from blocks.pagerduty import PagerDuty
     from blocks.slack import Slack
+    from blocks.statuspage import Statuspage
 
     _ssh(profile, secrets).save(profile.name, overwrite=True)
     if profile.pagerduty:
@@ -58,6 +62,19 @@ def save_service(profile: Profile, secrets: Mapping[str, str]) -> None:
         Slack(token=SecretStr(secrets[profile.slack.token]), base_url=profile.slack.base_url).save(
             profile.name, overwrite=True
         )
+    if profile.statuspage:
+        Statuspage(
+            api_token=SecretStr(secrets[profile.statuspage.api_token]),
+            page_id=profile.statuspage.page_id,
+            component_ids=list(profile.statuspage.component_ids),
+            base_url=profile.statuspage.base_url,
+        ).save(profile.name, overwrite=True)
+    if profile.tickets:
+        GitHub(
+            token=SecretStr(secrets[profile.tickets.token]),
+            repository=profile.tickets.repository,
+            base_url=profile.tickets.base_url,
+        ).save(profile.name, overwrite=True)
     # Last, so that a service that can be found has all its blocks.
     Service(profile=profile.model_dump(mode="json")).save(profile.name, overwrite=True)
 
@@ -95,6 +112,20 @@ def load_slack(name: str) -> "Slack":
     from blocks.slack import Slack
 
     return _load(Slack, name)
+
+
+def load_statuspage(name: str) -> "Statuspage":
+    """The service's status page. Raises `PermanentError` when it is not saved."""
+    from blocks.statuspage import Statuspage
+
+    return _load(Statuspage, name)
+
+
+def load_tickets(name: str) -> "GitHub":
+    """The service's tickets. Raises `PermanentError` when they are not saved."""
+    from blocks.github import GitHub
+
+    return _load(GitHub, name)
 
 
 def _load(kind: type[Kind], name: str) -> Kind:

@@ -18,5 +18,12 @@ async def mitigate(ref: IncidentRef, step_id: str) -> AttemptOutcome:
     case.step(f"{step.strategy} on {step.target}", deadline_s=case.profile.action_deadline_s(step.strategy))
     attempt = carry_out(case, step)
     said = f"{step.strategy} on {step.target}: {attempt.reason}"
-    post_progress(case, said, impact(case), key=f"mitigate-{step_id}", status="Mitigating")
+    post_progress(
+        case,
+        said,
+        impact(case),
+        key=f"mitigate-{step_id}",
+        status="Mitigating",
+        verifying=attempt.state in ("acted", "skipped"),
+    )
     return attempt

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from blocks.run_history import RunPage
 from responder.domain import reports
 from responder.domain.incident import IncidentRef, Mode, Phase, Severity
-from responder.domain.notices import ESCALATION_LIMIT, code
+from responder.domain.notices import ESCALATION_LIMIT, STATUSPAGE_LIMIT, code
 from responder.domain.postmortem import PhaseBudget
 from responder.domain.timeline import Timeline, merge
 from responder.store.entries import store_entries
@@ -112,6 +112,11 @@ def _artifacts(case: Case, timeline: Timeline) -> dict[str, tuple[str, str]]:
         found["plan"] = (plan, "What is tried in which order, and what became of it")
     if call := store.record(case.id, "hand-over"):
         found["hand-over"] = (code(call["text"], ESCALATION_LIMIT), "What a person is asked to do")
+    if drafts := [message for message in store.messages(case.id) if message.state == "draft"]:
+        found["status-page"] = (
+            code(drafts[-1].body["text"], STATUSPAGE_LIMIT),
+            "Draft for customers, not published",
+        )
     if postmortem := store.record(case.id, "post-mortem"):
         found["post-mortem"] = (postmortem["markdown"], "Draft of the post-mortem")
     text = f"{reports.timeline(timeline)}\n\n{reports.phase_budgets(budgets(case))}"

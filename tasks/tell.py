@@ -9,10 +9,12 @@ from datetime import timedelta
 from blocks.run_history import run_url
 from responder.domain.base import now
 from responder.domain.channels import channel_name
-from responder.domain.incident import Ending, Severity
+from responder.domain.incident import Ending, Kind, Severity
+from responder.domain.messages import PAGERDUTY, SLACK, notice_messages
 from responder.domain.notices import (
     Escalation,
     InitialNotice,
+    Notice,
     ResolutionNotice,
     StatusUpdate,
     cadence,
@@ -20,15 +22,12 @@ from responder.domain.notices import (
     pagerduty_note,
     plain,
     render_escalation,
-    render_notice,
 )
 from responder.domain.plan import StepResult
 from responder.domain.redaction import redact_value
 from responder.domain.shell import quote
 from responder.store.tables import IncidentRow
 from tasks.case import Case
-
-PAGERDUTY, SLACK, STAKEHOLDERS = "pagerduty", "slack", "slack-stakeholders"
 
 
 def acknowledge(case: Case) -> None:
@@ -49,15 +48,13 @@ def start_incident(case: Case, impact: str | None) -> None:
     if severity is Severity.P4:
         return
     link = run_url(row.run_id)
-    notice = render_notice(
-        InitialNotice(
-            description=row.summary,
-            severity=severity,
-            at=row.opened_at,
-            impact=impact,
-            component=case.profile.component or case.profile.name,
-            next_update=_next_update(case, severity),
-        )
+    notice = InitialNotice(
+        description=row.summary,
+        severity=severity,
+        at=row.opened_at,
+        impact=impact,
+        component=case.profile.component or case.profile.name,
+        next_update=_next_update(case, severity),
     )
     if case.profile.pagerduty:
         _put(case, PAGERDUTY, "open", {"summary": _title(row), "severity": severity, "link": link}, key="open")
@@ -70,11 +67,16 @@ def start_incident(case: Case, impact: str | None) -> None:
         name = channel_name(row.opened_at.date(), row.summary)
         topic = f"{for_slack(_title(row))} {link}"
         _put(case, SLACK, "create_channel", {"name": name, "topic": topic}, key="channel")
-        _post(case, notice, key="initial")
+    _tell(case, notice, key="initial")
 
 
-def post_progress(case: Case, progress: str, impact: str | None, *, key: str, status: str) -> None:
-    """A status update (document, phase 2, step 4). `status` is a word of the template."""
+def post_progress(
+    case: Case, progress: str, impact: str | None, *, key: str, status: str, verifying: bool = False
+) -> None:
+    """A status update (document, phase 2, step 4). `status` is a word of the template.
+
+    `verifying`: what was done is being checked, which a status page calls monitoring.
+    """
     row = case.row
     severity = Severity(row.severity or Severity.P1)
     if severity is Severity.P4:
@@ -88,9 +90,10 @@ def post_progress(case: Case, progress: str, impact: str | None, *, key: str, st
             "impact": impact,
             "eta": None,
             "next_update": _next_update(case, severity),
+            "verifying": verifying,
         }
     )
-    _post(case, render_notice(notice), key=f"update-{key}")
+    _tell(case, notice, key=f"update-{key}")
     if case.profile.pagerduty:
         _put(case, PAGERDUTY, "note", {"text": pagerduty_note(progress, at=now())}, key=f"note-{key}")
 
@@ -118,7 +121,7 @@ def announce_ending(case: Case, ending: Ending, cause: str | None, impact: str |
         root_cause=cause,
         severity=severity,
     )
-    _post(case, render_notice(notice), key="resolution")
+    _tell(case, notice, key="resolution")
 
 
 def page_a_person(case: Case, what_is_wrong: str, results: tuple[StepResult, ...]) -> None:
@@ -162,18 +165,19 @@ def ask_for_approval(case: Case, what: str, *, key: str) -> None:
         _put(case, SLACK, "post", {"text": f"{for_slack(text)} {link}"}, key=f"approval-{key}")
 
 
-def _post(case: Case, text: str, *, key: str) -> None:
-    """A notice to the incident's channel, and to the stakeholders' where the profile names one."""
-    if case.profile.slack is None:
-        return
-    _put(case, SLACK, "post", {"text": for_slack(text)}, key=key)
-    if stakeholders := case.profile.slack.stakeholder_channel:
-        _put(case, STAKEHOLDERS, "post", {"text": for_slack(text), "channel": stakeholders}, key=key)
+def _tell(case: Case, notice: Notice, *, key: str) -> None:
+    """A notice to every channel that the profile names for them."""
+    row = case.row
+    severity = Severity(row.severity or Severity.P1)
+    for message in notice_messages(case.profile, notice, severity=severity, kind=Kind(row.kind)):
+        _put(case, message.channel, message.kind, message.body, key=key, draft=message.draft)
 
 
-def _put(case: Case, channel: str, kind: str, body: Mapping[str, object], *, key: str) -> None:
+def _put(
+    case: Case, channel: str, kind: str, body: Mapping[str, object], *, key: str, draft: bool = False
+) -> None:
     clean = {field: redact_value(value) for field, value in body.items()}
-    case.store.enqueue(case.id, channel=channel, kind=kind, body=clean, key=key)
+    case.store.enqueue(case.id, channel=channel, kind=kind, body=clean, key=key, draft=draft)
 
 
 def _title(row: IncidentRow) -> str:

@@ -1,8 +1,10 @@
 """Every request that our blocks send is one that the vendors' own API descriptions allow."""
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,17 @@ from openapi_schema_validator import OAS30Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT4
 
+from blocks.github import GitHub
 from blocks.pagerduty import PagerDuty
 from blocks.slack import Slack
+from blocks.statuspage import Statuspage
+from responder.domain.base import now
 from responder.domain.errors import IncidentResponseError
+from responder.lab.github import GitHubStandIn
 from responder.lab.http import Answer, Request, StandIn
 from responder.lab.pagerduty import PagerDutyStandIn
 from responder.lab.slack import SlackStandIn
+from responder.lab.statuspage import StatuspageStandIn
 
 SPECS = Path(__file__).parent.parent / "../shared/specs"
 
@@ -44,6 +51,19 @@ OPERATIONS = {
         "POST /conversations.invite",
         "GET /conversations.list",
         "POST /conversations.setTopic",
+    },
+    "statuspage": {
+        "GET /pages/{page_id}/components",
+        "GET /pages/{page_id}/incidents",
+        "POST /pages/{page_id}/incidents",
+        "PATCH /pages/{page_id}/incidents/{incident_id}",
+    },
+    "github": {
+        "GET /repos/{owner}/{repo}/issues",
+        "POST /repos/{owner}/{repo}/issues",
+        "GET /repos/{owner}/{repo}/issues/{issue_number}/comments",
+        "POST /repos/{owner}/{repo}/issues/{issue_number}/comments",
+        "GET /search/issues",
     },
 }
 """What we use. A call that is new in a block must be sent by `sent` below and named here."""
@@ -134,12 +154,21 @@ def sent() -> Iterator[dict[str, list[tuple[str, str, Request]]]]:
     """Method, path below the API's base, and request, of every call that the blocks know."""
     if not SPECS.is_dir():
         pytest.skip("no API descriptions in ../shared/specs")
-    with PagerDutyStandIn(appear_s=0) as pagerduty, SlackStandIn() as slack:
+    with (
+        PagerDutyStandIn(appear_s=0) as pagerduty,
+        SlackStandIn() as slack,
+        StatuspageStandIn() as statuspage,
+        GitHubStandIn() as github,
+    ):
         _use_pagerduty(PagerDuty(**pagerduty.settings()), pagerduty)
         _use_slack(Slack(**slack.settings()))
+        _use_statuspage(Statuspage(**statuspage.settings()))
+        _use_github(GitHub(**github.settings()))
         requests = [("pagerduty-rest", "", r) for r in pagerduty.requests if not r.path.startswith("/v2/")]
         requests += [("pagerduty-events", "/v2", r) for r in pagerduty.requests if r.path.startswith("/v2/")]
         requests += [("slack", "/api", r) for r in slack.requests]
+        requests += [("statuspage", "/v1", r) for r in statuspage.requests]
+        requests += [("github", "", r) for r in github.requests]
         calls: dict[str, list[tuple[str, str, Request]]] = {name: [] for name in OPERATIONS}
         for name, base, request in requests:
             calls[name].append((request.method, request.path.removeprefix(base), request))
@@ -152,8 +181,10 @@ def _use_pagerduty(block: PagerDuty, stand_in: PagerDutyStandIn) -> None:
     block.trigger("key", "gateway down", source="gw-1")
     incident = block.find("key")
     assert incident is not None
+    block.get(incident.id)
     block.acknowledge(incident.id, 300)
     block.snooze(incident.id, 1)
+    block.note(incident.id, "looked at")
     block.page(incident.id, "please join", [block.escalation_policy_id])
     block.escalate(incident.id, "restart did not hold")
     block.notes(incident.id)
@@ -174,9 +205,45 @@ def _use_slack(block: Slack) -> None:
     ts = block.post(channel.id, "hello", blocks=[{"type": "section", "text": {"type": "mrkdwn", "text": "hello"}}])
     block.post(channel.id, "plain")
     block.permalink(channel.id, ts)
+    block.find_channel(channel.name)
+    block.set_topic(channel.id, "P2")
     block.invite(channel.id, ["U1", "U2"])
     block.archive(channel.id)
     assert block.check() == []
+
+
+def _use_statuspage(block: Statuspage) -> None:
+    down = dict.fromkeys(block.component_ids, "major_outage")
+    block.create(
+        "INC-7", "Gateway down", status="investigating", text="We look.", impact="critical", components=down
+    )
+    found = block.find("INC-7")
+    assert found is not None
+    block.update(found.id, status="monitoring", text="It is watched.", components={})
+    block.update(found.id, status="resolved", text="It is over.", components=dict.fromkeys(down, "operational"))
+    assert block.check() == []
+
+
+def _use_github(block: GitHub) -> None:
+    assert block.find("<!-- mark -->") is None
+    block.create("shop: watch it", "Watch it. <!-- mark -->", labels=["incident"], assignees=["lab-oncall"])
+    found = block.find("<!-- mark -->")
+    assert found is not None
+    block.comment(found.number, "Seen again.")
+    assert block.comments(found.number, since=now() - timedelta(minutes=1)) == ["Seen again."]
+    assert block.check() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "use"),
+    [(PagerDuty, _use_pagerduty), (Slack, _use_slack), (Statuspage, _use_statuspage), (GitHub, _use_github)],
+)
+def test_every_call_that_a_block_offers_is_sent_here(kind, use):
+    source = inspect.getsource(use)
+    calls = [
+        name for name, found in inspect.getmembers(kind, inspect.isfunction) if found.__module__ == kind.__module__
+    ]
+    assert [name for name in calls if name[0] != "_" and f"block.{name}(" not in source] == []
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -222,8 +289,9 @@ class Examples(StandIn):
         answers = self.contract.document["paths"][template][verb.lower()]["responses"]
         status = min(status for status in answers if status.startswith("2"))
         content = self.contract._resolved(answers[status])["content"]["application/json"]
-        example = content.get("example") or next(iter(content["examples"].values()))["value"]
-        return Answer(int(status), example)
+        if "example" in content:
+            return Answer(int(status), content["example"])
+        return Answer(int(status), self.contract._resolved(next(iter(content["examples"].values())))["value"])
 
 
 def test_pagerdutys_own_example_answers_are_understood(sent):
@@ -253,4 +321,14 @@ def test_slacks_own_example_answers_are_understood(sent):
         assert block.find_channel("general").topic
         block.invite(channel.id, ["U1"])
         block.archive(channel.id)
+        assert block.check() == []
+
+
+def test_githubs_own_example_answers_are_understood(sent):
+    with Examples("github", "") as github:
+        block = GitHub(token="t", repository="octocat/Hello-World", base_url=github.url)
+        assert block.find("I'm having a problem with this.") is None, "the example is a pull request"
+        block.create("Found a bug", "It is here.", labels=[], assignees=[])
+        assert block.comments(1347, since=now()) == ["Me too"]
+        block.comment(1347, "Me too")
         assert block.check() == []

@@ -398,15 +398,17 @@ def pagerduty_hangs_at_first(folder: Path) -> Story:
 
 
 def nobody_can_be_told(folder: Path) -> Story:
-    """PagerDuty is down until the end and beyond, Slack until the end; the repair does not hold."""
+    """PagerDuty is down until the end and beyond, the others until the end; the repair does not hold."""
 
     def down(lab: Lab) -> None:
         lab.pagerduty.stop()
         lab.slack.fail("500", times=None)
+        lab.statuspage.fail("500", times=None)
 
     def up_again(lab: Lab, store: Store, run_id: str, notes: Notes) -> None:
         notes["told before"] = [m for m in store.messages(wait_opened(store, run_id).id) if m.state == "sent"]
         lab.slack.heal()
+        lab.statuspage.heal()
         wait_for(lambda: any("lab-oncall" in m.channel_name for m in lab.slack.messages), named="the backup")
         notes["pages before"] = lab.pagerduty.pages
         lab.pagerduty.start()

@@ -16,6 +16,7 @@ from responder.domain.incident import Kind, Mode, Severity
 from responder.domain.profile import Profile
 from responder.lab.pagerduty import Incident, PagerDutyStandIn
 from responder.lab.slack import SlackStandIn
+from responder.lab.statuspage import PublicIncident, StatuspageStandIn
 from responder.store import Store
 from responder.store.tables import IncidentRow, LeaseRow, MessageRow
 
@@ -31,6 +32,7 @@ class Desk:
     store: Store
     pagerduty: PagerDutyStandIn
     slack: SlackStandIn
+    statuspage: StatuspageStandIn
     profile: Profile
     access: Any
 
@@ -95,18 +97,27 @@ class Desk:
         [found] = [incident for incident in self.pagerduty.incidents if incident.incident_key == key]
         return found
 
+    def published(self, row: IncidentRow) -> list[PublicIncident]:
+        return [
+            shown for shown in self.statuspage.incidents if shown.metadata["incident_responder"]["id"] == row.id
+        ]
+
     def posted(self, channel: str) -> list[str]:
         return [message.text for message in self.slack.messages if message.channel_name == channel]
 
 
+Vendors = tuple[PagerDutyStandIn, SlackStandIn, StatuspageStandIn, Profile]
+
+
 @pytest.fixture(scope="module")
-def vendors(installation) -> Iterator[tuple[PagerDutyStandIn, SlackStandIn, Profile]]:
-    """Stand-ins for PagerDuty and Slack, and a saved service that speaks to them."""
+def vendors(installation) -> Iterator[Vendors]:
+    """Stand-ins for those who are told, and a saved service that speaks to them."""
     from blocks.service import save_service
 
     with (
         PagerDutyStandIn(clock_scale=CLOCK_SCALE, appear_s=0.2) as pagerduty,
         SlackStandIn(channels=("oncall",)) as slack,
+        StatuspageStandIn() as statuspage,
     ):
         access = pagerduty.settings() | {"api_token": "SHOP_TOKEN", "routing_key": "SHOP_ROUTING_KEY"}
         service = profile(
@@ -116,28 +127,30 @@ def vendors(installation) -> Iterator[tuple[PagerDutyStandIn, SlackStandIn, Prof
             clocks={"page_lease_s": 60},
             pagerduty=access,
             slack={"token": "SHOP_SLACK", "base_url": slack.settings()["base_url"], "backup_channel": "#oncall"},
+            statuspage=statuspage.settings() | {"api_token": "SHOP_STATUSPAGE"},
         )
         secrets = {
             "SHOP_SSH_KEY": "none",
             "SHOP_TOKEN": pagerduty.api_token,
             "SHOP_ROUTING_KEY": pagerduty.routing_key,
             "SHOP_SLACK": slack.token,
+            "SHOP_STATUSPAGE": statuspage.api_token,
         }
         save_service(service, secrets)
-        yield pagerduty, slack, service
+        yield pagerduty, slack, statuspage, service
 
 
 @pytest.fixture
 def desk(vendors, tmp_path: Path) -> Iterator[Desk]:
     from responder.keeper.access import Access
 
-    pagerduty, slack, service = vendors
+    pagerduty, slack, statuspage, service = vendors
     store = Store(f"sqlite:///{tmp_path / 'store.db'}")
     store.migrate()
-    yield Desk(store, pagerduty, slack, service, Access())
+    yield Desk(store, pagerduty, slack, statuspage, service, Access())
     store.close()
-    pagerduty.heal()
-    slack.heal()
+    for vendor in (pagerduty, slack, statuspage):
+        vendor.heal()
 
 
 def fired(desk: Desk) -> tuple[str, str]:
@@ -306,6 +319,71 @@ def test_where_the_channel_cannot_be_made_the_backup_channel_hears_it(desk):
     desk.tick()
     assert desk.states(row) == [("create_channel", "failed"), ("post", "sent")]
     assert f"{row.id} is looked into" in desk.posted("oncall")
+
+
+# --- the status page -----------------------------------------------------------------------------------
+
+
+def customers(desk: Desk, row: IncidentRow, status: str, text: str, **changes: Any) -> None:
+    """A text for customers waits to be published."""
+    body = {"name": "Gateway down", "impact": "critical", "components": {}, "status": status, "text": text}
+    desk.put(row, "statuspage", "publish", **(body | changes))
+
+
+def test_customers_see_one_incident_with_each_text_in_its_order(desk):
+    row = desk.open()
+    for status in ("investigating", "identified", "monitoring", "resolved"):
+        customers(desk, row, status, f"It is {status}.")
+    for _ in range(4):
+        desk.tick()
+    [shown] = desk.published(row)
+    assert (shown.name, shown.impact, shown.status) == ("Gateway down", "critical", "resolved")
+    assert [(update.status, update.body) for update in shown.updates] == [
+        (status, f"It is {status}.") for status in ("investigating", "identified", "monitoring", "resolved")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["cut", "malformed"])
+def test_a_text_whose_answer_was_lost_is_not_published_twice(desk, kind):
+    row = desk.open()
+    customers(desk, row, "investigating", "We look.")
+    desk.tick()
+    customers(desk, row, "identified", "We know.")
+    desk.statuspage.fail(kind, path=f"incidents/{desk.published(row)[0].id}")
+    desk.tick()
+    assert desk.states(row)[-1] == ("publish", "waiting")
+    desk.hurry(row)
+    desk.tick()
+    [shown] = desk.published(row)
+    assert [update.body for update in shown.updates] == ["We look.", "We know."]
+    assert desk.states(row) == [("publish", "sent")] * 2
+
+
+def test_an_end_that_customers_never_saw_begin_is_not_published(desk):
+    row = desk.open()
+    customers(desk, row, "resolved", "It is over.")
+    desk.tick()
+    assert (desk.published(row), desk.states(row)) == ([], [("publish", "skipped")])
+
+
+def test_what_a_person_ended_on_the_page_is_not_opened_again(desk):
+    row = desk.open()
+    customers(desk, row, "investigating", "We look.")
+    desk.tick()
+    desk.statuspage.person_resolves(desk.published(row)[0].id)
+    customers(desk, row, "identified", "We know.")
+    desk.tick()
+    assert desk.published(row)[0].status == "resolved"
+    assert desk.states(row)[-1] == ("publish", "skipped")
+
+
+def test_a_draft_waits_for_a_person_and_holds_up_nothing(desk):
+    row = desk.open()
+    desk.store.enqueue(row.id, channel="statuspage", kind="publish", body={"text": "We look."}, draft=True)
+    desk.put(row, "slack", "post", text=f"{row.id} goes on")
+    desk.tick()
+    assert desk.states(row) == [("publish", "draft"), ("post", "sent")]
+    assert desk.published(row) == []
 
 
 # --- what fails ----------------------------------------------------------------------------------------

@@ -172,11 +172,13 @@ def test_a_whole_service_added_from_files_passes_its_check_and_nothing_is_change
         f"{host.name}: metrics",
         "PagerDuty",
         "Slack",
+        "Statuspage",
     }
     assert lab.actions() == []
     assert not [c for c in host.commands() if re.search(r"systemctl\W+(re)?start|systemctl\W+stop", c["command"])]
     assert lab.pagerduty.incidents == []
     assert lab.slack.messages == []
+    assert lab.statuspage.incidents == []
 
 
 Change = Callable[[dict[str, Any], dict[str, str], Lab], None]
@@ -244,6 +246,14 @@ def _token_that_slack_refuses(_: dict[str, Any], secrets: dict[str, str], lab: L
     secrets["LAB_SLACK_TOKEN"] = "xoxb-wrong"
 
 
+def _key_that_statuspage_refuses(_: dict[str, Any], secrets: dict[str, str], lab: Lab) -> None:
+    secrets["LAB_STATUSPAGE_TOKEN"] = "wrong"
+
+
+def _component_that_the_page_lacks(profile: dict[str, Any], _: dict[str, str], lab: Lab) -> None:
+    profile["statuspage"]["component_ids"] = ["absent"]
+
+
 @pytest.mark.parametrize(
     ("change", "what", "detail"),
     [
@@ -260,6 +270,8 @@ def _token_that_slack_refuses(_: dict[str, Any], secrets: dict[str, str], lab: L
         (_token_that_pagerduty_refuses, "PagerDuty", "401"),
         (_routing_key_of_another_service, "PagerDuty", "routing_key"),
         (_token_that_slack_refuses, "Slack", "invalid_auth"),
+        (_key_that_statuspage_refuses, "Statuspage", "401"),
+        (_component_that_the_page_lacks, "Statuspage", "no component absent"),
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",
 )

@@ -59,6 +59,7 @@ def incident_document(store: Store, incident_id: str) -> dict[str, Any]:
         ],
         "messages": [
             {"channel": m.channel, "kind": m.kind, "state": m.state, "tries": m.tries, "error": m.error}
+            | ({"text": m.body["text"]} if m.state == "draft" else {})
             for m in store.messages(row.id)
         ],
     }

@@ -147,11 +147,13 @@ def _check_rights(profile: Profile, look: Any, host: Host) -> Iterator[Finding]:
 
 
 def _check_outside(profile: Profile) -> Iterator[Finding]:
-    from blocks.service import load_pagerduty, load_slack
+    from blocks.service import load_pagerduty, load_slack, load_statuspage, load_tickets
 
     systems: list[tuple[str, bool, Callable[[str], Any]]] = [
         ("PagerDuty", profile.pagerduty is not None, load_pagerduty),
         ("Slack", profile.slack is not None, load_slack),
+        ("Statuspage", profile.statuspage is not None, load_statuspage),
+        ("Tickets", profile.tickets is not None, load_tickets),
     ]
     for system, configured, load in systems:
         if not configured:

@@ -16,7 +16,7 @@ from jinja2 import PackageLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from responder.domain.base import Frozen, UtcDatetime
-from responder.domain.escaping import bound, clean, markdown, markdown_code, single_line, slack
+from responder.domain.escaping import bound, clean, html, markdown, markdown_code, single_line, slack
 from responder.domain.incident import Severity
 from responder.domain.profile import Runbook
 from responder.domain.redaction import redact
@@ -27,6 +27,7 @@ CELL_LIMIT = 300
 EXCERPT_LIMIT = 800
 ESCALATION_LIMIT = 1_000
 NOTE_LIMIT = 2_000
+STATUSPAGE_LIMIT = 25_000
 LINE_WIDTH = 60
 _READ_LIMIT = 5_000  # characters of a value that are looked at: far more than any text shows
 _COPIED_LIMIT = 300
@@ -162,6 +163,8 @@ class StatusUpdate(Frozen):
     impact: str | None
     eta: str | None
     next_update: str
+    verifying: bool = False
+    """Something was done and is being checked. The document's template has no word for it, status pages have."""
 
 
 class ResolutionNotice(Frozen):
@@ -211,6 +214,14 @@ def for_slack(text: str, *, exact: Collection[str] = ()) -> str:
     anything else a code block. Source: Slack, "Formatting text for app surfaces".
     """
     return "\n".join(_exact_line(line) if line in exact else _slack_line(line) for line in text.split("\n"))
+
+
+def for_statuspage(text: str) -> str:
+    """`text` for a post on a status page, which shows HTML: read as text there, and never too long for it.
+
+    Source: Statuspage, "Create an incident".
+    """
+    return html(bound(text, STATUSPAGE_LIMIT // len("&amp;")))
 
 
 def _slack_line(line: str) -> str:

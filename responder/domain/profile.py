@@ -5,7 +5,7 @@ The YAML of a profile is read by `read_profile`; its reference in `docs/profile.
 
 import re
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,9 @@ from responder.domain.predicates import PREDICATES
 from responder.domain.strategies import Strategies
 
 DRILL_SCALE = 0.1  # clocks of a drill run at a tenth
+
+# Our proposal, to be moved in the review: the document gives action items a due date but no rule for it.
+DUE_DAYS = {Severity.P1: 7, Severity.P2: 14, Severity.P3: 30, Severity.P4: 60}
 
 
 class Host(Frozen):
@@ -282,6 +285,37 @@ class SlackAccess(Frozen):
     base_url: HttpUrl = Field("https://slack.com/api/", description="Base URL of the Web API.")
 
 
+class StatuspageAccess(Frozen):
+    """The status page that customers read. Without `granted` every text for it stays a draft."""
+
+    api_token: SecretName = Field(description="Name of the secret with a Statuspage API key.")
+    page_id: str = Field(pattern=r"^[A-Za-z0-9]{1,64}$", description="Id of the page.")
+    component_ids: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,64}$")], ...] = Field(
+        (), description="Ids of the components that stand for this service; shown as impaired meanwhile."
+    )
+    granted: bool = Field(
+        False, description="Texts for customers may be published without a person, but for security and risk."
+    )
+    base_url: HttpUrl = Field("https://api.statuspage.io/v1", description="Base URL of the API.")
+
+
+class TicketAccess(Frozen):
+    """The GitHub repository whose issues are the tickets of this service."""
+
+    token: SecretName = Field(description="Name of the secret with a token that may write issues.")
+    repository: str = Field(pattern=r"^[A-Za-z0-9-]+/[A-Za-z0-9._-]+$", description="`owner/name`.")
+    owner: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,38}$", description="Login of whoever is assigned to each ticket."
+    )
+    labels: tuple[Annotated[str, Field(min_length=1, max_length=50)], ...] = Field(
+        ("incident",), description="Labels of each ticket."
+    )
+    due_days: dict[Severity, Annotated[int, Field(ge=1, le=365)]] = Field(
+        default_factory=dict, description="Days until a follow-up is due; unless given P1 7, P2 14, P3 30, P4 60."
+    )
+    base_url: HttpUrl = Field("https://api.github.com", description="Base URL of the REST API.")
+
+
 class Profile(Frozen):
     """A service. A new profile begins as dry-run: raise `mode` when you trust it."""
 
@@ -311,6 +345,8 @@ class Profile(Frozen):
     runbooks: tuple[Runbook, ...] = Field((), description="Links shown to whoever is paged.")
     pagerduty: PagerDutyAccess | None = None
     slack: SlackAccess | None = None
+    statuspage: StatuspageAccess | None = None
+    tickets: TicketAccess | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Profile":
@@ -346,6 +382,11 @@ class Profile(Frozen):
         return (configured.timeout_s if configured else longest) + self.clock.step_s
 
     @property
+    def due_days(self) -> dict[Severity, int]:
+        """Days until a follow-up is due, by severity."""
+        return DUE_DAYS | (self.tickets.due_days if self.tickets else {})
+
+    @property
     def clock(self) -> Clocks:
         """The clocks in force."""
         return self.clocks.for_drill() if self.drill else self.clocks
@@ -357,6 +398,10 @@ class Profile(Frozen):
             names += [self.pagerduty.api_token, self.pagerduty.routing_key]
         if self.slack:
             names.append(self.slack.token)
+        if self.statuspage:
+            names.append(self.statuspage.api_token)
+        if self.tickets:
+            names.append(self.tickets.token)
         return list(dict.fromkeys(names))
 
     def selects(self, alert: Alert) -> bool:
@@ -389,6 +434,9 @@ def tightened(kept: Profile, current: Profile) -> Profile:
         for name, strategy in kept.strategies.items()
         if (later := current.strategies.get(name))
     }
+    statuspage = kept.statuspage
+    if statuspage and not (current.statuspage and current.statuspage.granted):
+        statuspage = statuspage.model_copy(update={"granted": False})
     windows = dict.fromkeys((*kept.guardrails.windows, *current.guardrails.windows))
     closing = kept.guardrails.closing_granted and current.guardrails.closing_granted
     return kept.model_copy(
@@ -396,6 +444,7 @@ def tightened(kept: Profile, current: Profile) -> Profile:
             "mode": lowest_mode(kept.mode, current.mode),
             "strategies": strategies,
             "guardrails": Guardrails(windows=tuple(windows), closing_granted=closing),
+            "statuspage": statuspage,
         }
     )
 

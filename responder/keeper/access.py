@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 import httpx
 from prefect.exceptions import PrefectException
 
+from blocks.github import GitHub
 from blocks.pagerduty import PagerDuty
-from blocks.service import load_pagerduty, load_slack
+from blocks.service import load_pagerduty, load_slack, load_statuspage, load_tickets
 from blocks.slack import Slack
+from blocks.statuspage import Statuspage
 from responder.domain.errors import PermanentError, TransientError
 
 Block = TypeVar("Block")
@@ -18,7 +20,7 @@ FRESH_S = 60.0
 
 
 class Access:
-    """Loads PagerDuty and Slack of a service from Prefect, and remembers them when Prefect does not answer."""
+    """Loads a service's ways to people from Prefect, and remembers them when Prefect does not answer."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], tuple[float, Any]] = {}
@@ -30,6 +32,14 @@ class Access:
     def slack(self, service: str) -> Slack:
         """The service's Slack. Raises like `pagerduty`."""
         return self._get("slack", service, load_slack)
+
+    def statuspage(self, service: str) -> Statuspage:
+        """The service's status page. Raises like `pagerduty`."""
+        return self._get("statuspage", service, load_statuspage)
+
+    def tickets(self, service: str) -> GitHub:
+        """The service's tickets. Raises like `pagerduty`."""
+        return self._get("tickets", service, load_tickets)
 
     def _get(self, system: str, service: str, load: Callable[[str], Block]) -> Block:
         loaded_at, block = self._known.get((system, service), (None, None))

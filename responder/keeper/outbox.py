@@ -9,6 +9,7 @@ from responder.domain.errors import IncidentResponseError, PermanentError, Trans
 from responder.domain.notices import for_slack
 from responder.domain.profile import Profile
 from responder.keeper.access import Access
+from responder.keeper.telling import NothingToTellError, tell_statuspage
 from responder.store import Store
 from responder.store.tables import IncidentRow, MessageRow
 
@@ -21,10 +22,6 @@ FIND_RETRY_S = 1.0
 LONGEST_RETRY_AFTER_S = 60.0
 
 log = logging.getLogger(__name__)
-
-
-class NothingToTellError(PermanentError):
-    """There is no page that the message could be about."""
 
 
 class NotFoundYetError(TransientError):
@@ -125,10 +122,13 @@ def _use_backup(store: Store, message: MessageRow, incident: IncidentRow) -> Non
 
 
 def _deliver(store: Store, access: Access, message: MessageRow, incident: IncidentRow) -> None:
-    if message.channel == "pagerduty":
-        _tell_pagerduty(store, access, message, incident)
-    else:
-        _tell_slack(store, access, message, incident)
+    match message.channel:
+        case "pagerduty":
+            _tell_pagerduty(store, access, message, incident)
+        case "statuspage":
+            tell_statuspage(access, message, incident)
+        case _:
+            _tell_slack(store, access, message, incident)
 
 
 def _tell_pagerduty(store: Store, access: Access, message: MessageRow, incident: IncidentRow) -> None:

@@ -177,7 +177,7 @@ def _handler_for(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
                 return
             self._send(answer, fault)
 
-        do_GET = do_POST = do_PUT = _serve
+        do_GET = do_POST = do_PUT = do_PATCH = _serve
 
         def _send(self, answer: Answer, fault: Fault | None = None) -> None:
             is_text = isinstance(answer.body, str)

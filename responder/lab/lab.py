@@ -31,6 +31,7 @@ from responder.lab.scenario import Scenario, ScenarioAlert
 from responder.lab.shared import Shared, healthy
 from responder.lab.slack import SlackStandIn
 from responder.lab.sshd import load_key, new_key, reserve
+from responder.lab.statuspage import StatuspageStandIn
 
 WORDS = (
     "amber",
@@ -98,6 +99,7 @@ class LabFacts(Frozen):
     alert_labels: dict[str, str] = Field(description="Labels that all alerts of this service have.")
     pagerduty: dict[str, Any] = Field(repr=False, description="The stand-in's settings().")
     slack: dict[str, Any] = Field(repr=False, description="The stand-in's settings().")
+    statuspage: dict[str, Any] = Field(repr=False, description="The stand-in's settings().")
 
 
 class HostAction(Frozen):
@@ -169,6 +171,7 @@ class Lab:
         self.errors: list[str] = []
         self.pagerduty = PagerDutyStandIn(clock_scale=clock_scale)
         self.slack = SlackStandIn(channels=("lab-oncall",))
+        self.statuspage = StatuspageStandIn()
         self._changed = threading.Condition()
         self._clock_ends = threading.Event()
         self._clock: threading.Thread | None = None
@@ -218,6 +221,7 @@ class Lab:
             self.shared.write(healthy(self.namespace, self.deployment, *self.database))
             self.pagerduty.start()
             self.slack.start()
+            self.statuspage.start()
             for host in self.hosts:
                 host.start()
             for host in self.hosts:
@@ -261,6 +265,7 @@ class Lab:
             alert_labels={"service": self.service},
             pagerduty=self.pagerduty.settings(),
             slack=self.slack.settings(),
+            statuspage=self.statuspage.settings(),
         )
 
     def begin(self, scenario: Scenario | None = None) -> None:
@@ -321,6 +326,7 @@ class Lab:
             host.stop()
         self.pagerduty.stop()
         self.slack.stop()
+        self.statuspage.stop()
 
     def __enter__(self) -> Self:
         return self.start()

@@ -13,6 +13,7 @@ _MESSAGES = {
     "note": "note on the page",
     "resolve": "resolve the page",
     "create_channel": "create the incident's channel",
+    "archive": "archive the incident's channel",
     "initial": "initial notice",
     "escalation": "call for a person",
     "resolution": "resolution notice",
@@ -26,6 +27,7 @@ _CHANNELS = {
     "slack": "Slack",
     "slack-backup": "Slack (backup)",
     "slack-stakeholders": "Slack (stakeholders)",
+    "statuspage": "Statuspage",
 }
 
 
@@ -92,5 +94,7 @@ def store_entries(store: Store, incident_id: str) -> tuple[Entry, ...]:
 
 def _told(message: MessageRow) -> str:
     key = message.id.rpartition(":")[2].partition("-")[0]
-    words = _MESSAGES.get(key if message.kind == "post" else message.kind, message.kind.replace("_", " "))
+    words = _MESSAGES.get(
+        key if message.kind in ("post", "publish") else message.kind, message.kind.replace("_", " ")
+    )
     return f"{_CHANNELS.get(message.channel, message.channel)}, {words}"

@@ -421,17 +421,26 @@ class Store:
 
     @_finds_what_overtook_it
     def enqueue(
-        self, incident_id: str, *, channel: str, kind: str, body: dict[str, Any], key: str | None = None
+        self,
+        incident_id: str,
+        *,
+        channel: str,
+        kind: str,
+        body: dict[str, Any],
+        key: str | None = None,
+        draft: bool = False,
     ) -> None:
         """Put a message into the outbox. With a `key` it is put there once for the incident.
 
-        Messages of an incident that does not act are kept as `withheld`: shown, never sent.
+        Messages of an incident that does not act are kept as `withheld`: shown, never sent. A `draft` is kept
+        and shown, and waits for a person.
         """
         message_id = f"{incident_id}:{channel}:{key}" if key else new_id()
         with self._session() as session:
             if session.scalar(select(MessageRow.number).where(MessageRow.id == message_id)) is not None:
                 return
             mode = session.scalar(select(IncidentRow.mode).where(IncidentRow.id == incident_id))
+            sendable = "draft" if draft else "waiting"
             session.add(
                 MessageRow(
                     id=message_id,
@@ -439,7 +448,7 @@ class Store:
                     channel=channel,
                     kind=kind,
                     body=body,
-                    state="waiting" if mode == Mode.LIVE.value else "withheld",
+                    state=sendable if mode == Mode.LIVE.value else "withheld",
                     created_at=now(),
                     next_at=now(),
                     error="",

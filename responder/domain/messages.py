@@ -1,0 +1,89 @@
+"""What a notice becomes in each channel that a profile names: messages for the outbox, not yet sent."""
+
+from typing import Any, Literal
+
+from responder.domain.base import Frozen
+from responder.domain.incident import Kind, Severity
+from responder.domain.notices import (
+    InitialNotice,
+    Notice,
+    ResolutionNotice,
+    StatusUpdate,
+    for_slack,
+    for_statuspage,
+    plain,
+    render_notice,
+)
+from responder.domain.profile import Profile, StatuspageAccess
+
+PAGERDUTY, SLACK, SLACK_STAKEHOLDERS, STATUSPAGE = "pagerduty", "slack", "slack-stakeholders", "statuspage"
+
+PublicState = Literal["investigating", "identified", "monitoring", "resolved"]
+
+# Statuspage has no word for mitigating; what is being verified is being monitored there.
+_STATES: dict[str, PublicState] = {
+    "Investigating": "investigating",
+    "Identified": "identified",
+    "Mitigating": "identified",
+    "Resolved": "resolved",
+}
+_IMPACTS = {Severity.P1: "critical", Severity.P2: "major", Severity.P3: "minor", Severity.P4: "none"}
+_COMPONENTS = {
+    Severity.P1: "major_outage",
+    Severity.P2: "partial_outage",
+    Severity.P3: "degraded_performance",
+    Severity.P4: "operational",
+}
+
+
+class Message(Frozen):
+    """One message of the outbox. A draft waits for a person."""
+
+    channel: str
+    kind: str
+    body: dict[str, Any]
+    draft: bool = False
+
+
+def notice_messages(profile: Profile, notice: Notice, *, severity: Severity, kind: Kind) -> tuple[Message, ...]:
+    """The notice for every channel that gets notices: the incident's, the stakeholders', the status page.
+
+    Source: the document's phases 1, 2 and 4 ("Post initial assessment", "Update stakeholders", "Update status
+    page") and its "Communication Templates".
+    """
+    text = render_notice(notice)
+    messages: list[Message] = []
+    if profile.slack:
+        body = {"text": for_slack(text)}
+        messages.append(Message(channel=SLACK, kind="post", body=body))
+        if channel := profile.slack.stakeholder_channel:
+            body = {**body, "channel": channel}
+            messages.append(Message(channel=SLACK_STAKEHOLDERS, kind="post", body=body))
+    if profile.statuspage:
+        messages.append(_for_customers(profile.statuspage, notice, text, severity, kind))
+    return tuple(messages)
+
+
+def _for_customers(page: StatuspageAccess, notice: Notice, text: str, severity: Severity, kind: Kind) -> Message:
+    state = public_state(notice)
+    component = "operational" if state == "resolved" else _COMPONENTS[severity]
+    body = {
+        "name": plain(notice.description, 255),
+        "status": state,
+        "text": for_statuspage(text),
+        "impact": _IMPACTS[severity],
+        "components": dict.fromkeys(page.component_ids, component),
+    }
+    # What is said in public of a breach is never decided by a profile.
+    return Message(channel=STATUSPAGE, kind="publish", body=body, draft=not page.granted or kind.people_only)
+
+
+def public_state(notice: Notice) -> PublicState:
+    """The state of a status page for a notice: mitigating is identified, being verified is monitoring."""
+    match notice:
+        case InitialNotice():
+            return "investigating"
+        case ResolutionNotice():
+            return "resolved"
+        case StatusUpdate():
+            return "monitoring" if notice.verifying else _STATES[notice.status]
