@@ -43,7 +43,7 @@ def write_postmortem(case: Case, ending: Ending) -> PostIncidentOutcome:
     row = case.row
     severity = Severity(row.severity) if row.severity else None
     ended = row.resolved_at or now()
-    due = review_date(severity, ended.date()) if severity and _needs_review(ending) else None
+    due = review_date(severity, ended.date()) if severity and needs_follow_up(ending) else None
     return PostIncidentOutcome(
         postmortem_path=str(path),
         review_due=datetime.combine(due, ended.time(), tzinfo=UTC) if due else None,
@@ -51,7 +51,8 @@ def write_postmortem(case: Case, ending: Ending) -> PostIncidentOutcome:
     )
 
 
-def _needs_review(ending: Ending) -> bool:
+def needs_follow_up(ending: Ending) -> bool:
+    """Whether anything really happened that is worth a review and tickets."""
     return ending.outcome not in (Outcome.FALSE_ALARM, Outcome.NO_FAULT, Outcome.DRY_RUN, Outcome.ATTACHED)
 
 
@@ -93,6 +94,7 @@ def _draft(case: Case, ending: Ending) -> PostMortem:
         budgets=budgets(case),
         contacts=case.profile.contacts,
         runbooks=case.profile.runbooks,
+        due_days=case.profile.due_days,
         users_affected=impact(case),
     )
 

@@ -10,7 +10,7 @@ from blocks.run_history import run_url
 from responder.domain.base import now
 from responder.domain.channels import channel_name
 from responder.domain.incident import Ending, Kind, Severity
-from responder.domain.messages import PAGERDUTY, SLACK, notice_messages
+from responder.domain.messages import PAGERDUTY, SLACK, TICKETS, notice_messages
 from responder.domain.notices import (
     Escalation,
     InitialNotice,
@@ -24,10 +24,12 @@ from responder.domain.notices import (
     render_escalation,
 )
 from responder.domain.plan import StepResult
+from responder.domain.postmortem import follow_up
 from responder.domain.redaction import redact_value
 from responder.domain.shell import quote
+from responder.domain.tickets import Found, Ticket, closing_comment, follow_ups, minor_incident
 from responder.store.tables import IncidentRow
-from tasks.case import Case
+from tasks.case import Case, ranking
 
 
 def acknowledge(case: Case) -> None:
@@ -46,6 +48,7 @@ def start_incident(case: Case, impact: str | None) -> None:
     row = case.row
     severity = Severity(row.severity or Severity.P1)
     if severity is Severity.P4:
+        open_ticket(case)
         return
     link = run_url(row.run_id)
     notice = InitialNotice(
@@ -106,6 +109,7 @@ def announce_ending(case: Case, ending: Ending, cause: str | None, impact: str |
     if any(message.channel == PAGERDUTY for message in case.store.messages(case.id)) and ending.outcome.closes:
         _put(case, PAGERDUTY, "resolve", {"text": str(plain(ending.reason))}, key="resolve")
     if severity is Severity.P4:
+        _close_ticket(case, ending)
         return
     if not ending.outcome.closes:
         post_progress(
@@ -163,6 +167,66 @@ def ask_for_approval(case: Case, what: str, *, key: str) -> None:
         _put(case, PAGERDUTY, "page", {"text": f"{text} {link}"[:1_000], "link": link}, key=f"approval-{key}")
     if case.profile.slack:
         _put(case, SLACK, "post", {"text": f"{for_slack(text)} {link}"}, key=f"approval-{key}")
+
+
+def open_ticket(case: Case) -> None:
+    """The ticket that a P4 is, where the profile names a place for tickets (document, phase 1, step 4)."""
+    if (tickets := case.profile.tickets) is None:
+        return
+    row = case.row
+    due = row.opened_at.date() + timedelta(days=case.profile.due_days[Severity.P4])
+    alerts = case.store.alerts(case.id)
+    ticket = minor_incident(_found(case), row.severity_reason, alerts, owner=tickets.owner, due=due)
+    _put_ticket(case, ticket, key="ticket")
+
+
+def file_follow_ups(case: Case) -> None:
+    """Tickets for prevention, monitoring and documentation (document, phase 5, step 3).
+
+    They quote the leading hypothesis. What an earlier incident has found already gets a comment instead.
+    """
+    if (tickets := case.profile.tickets) is None:
+        return
+    row, leading = case.row, next(iter(ranking(case)), None)
+    severity = Severity(row.severity or Severity.P1)
+    items = follow_up(
+        leading,
+        severity,
+        row.resolved_at or now(),
+        case.profile.contacts,
+        case.profile.runbooks,
+        case.profile.due_days,
+    )
+    filed = follow_ups(_found(case), leading, items, owner=tickets.owner)
+    for item, ticket in zip(items, filed, strict=True):
+        _put_ticket(case, ticket, key=f"ticket-{item.kind}")
+
+
+def _close_ticket(case: Case, ending: Ending) -> None:
+    """Tell a P4's ticket how it ended; whether it is done is for its owner to say."""
+    opened = next((m for m in case.store.messages(case.id) if (m.channel, m.kind) == (TICKETS, "ticket")), None)
+    if opened:
+        text, mark = closing_comment(_found(case), f"{ending.outcome.value}: {ending.reason}")
+        body = {"marker": opened.body["marker"], "seen_in": mark, "comment": text}
+        _put(case, TICKETS, "comment", body, key="ended")
+
+
+def _put_ticket(case: Case, ticket: Ticket, *, key: str) -> None:
+    assert case.profile.tickets is not None
+    wanted = {"labels": list(case.profile.tickets.labels), "assignees": [case.profile.tickets.owner]}
+    _put(case, TICKETS, "ticket", ticket.model_dump() | wanted, key=key)
+
+
+def _found(case: Case) -> Found:
+    row = case.row
+    return Found(
+        incident_id=case.id,
+        service=row.service,
+        severity=Severity(row.severity or Severity.P1),
+        summary=row.summary,
+        at=row.opened_at,
+        link=run_url(row.run_id),
+    )
 
 
 def _tell(case: Case, notice: Notice, *, key: str) -> None:

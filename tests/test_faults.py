@@ -402,13 +402,13 @@ def nobody_can_be_told(folder: Path) -> Story:
 
     def down(lab: Lab) -> None:
         lab.pagerduty.stop()
-        lab.slack.fail("500", times=None)
-        lab.statuspage.fail("500", times=None)
+        for vendor in (lab.slack, lab.statuspage, lab.github):
+            vendor.fail("500", times=None)
 
     def up_again(lab: Lab, store: Store, run_id: str, notes: Notes) -> None:
         notes["told before"] = [m for m in store.messages(wait_opened(store, run_id).id) if m.state == "sent"]
-        lab.slack.heal()
-        lab.statuspage.heal()
+        for vendor in (lab.slack, lab.statuspage, lab.github):
+            vendor.heal()
         wait_for(lambda: any("lab-oncall" in m.channel_name for m in lab.slack.messages), named="the backup")
         notes["pages before"] = lab.pagerduty.pages
         lab.pagerduty.start()

@@ -14,6 +14,7 @@ from factories import alert, profile
 from responder.domain.base import now
 from responder.domain.incident import Kind, Mode, Severity
 from responder.domain.profile import Profile
+from responder.lab.github import GitHubStandIn, Issue
 from responder.lab.pagerduty import Incident, PagerDutyStandIn
 from responder.lab.slack import SlackStandIn
 from responder.lab.statuspage import PublicIncident, StatuspageStandIn
@@ -33,6 +34,7 @@ class Desk:
     pagerduty: PagerDutyStandIn
     slack: SlackStandIn
     statuspage: StatuspageStandIn
+    github: GitHubStandIn
     profile: Profile
     access: Any
 
@@ -106,7 +108,7 @@ class Desk:
         return [message.text for message in self.slack.messages if message.channel_name == channel]
 
 
-Vendors = tuple[PagerDutyStandIn, SlackStandIn, StatuspageStandIn, Profile]
+Vendors = tuple[PagerDutyStandIn, SlackStandIn, StatuspageStandIn, GitHubStandIn, Profile]
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +120,7 @@ def vendors(installation) -> Iterator[Vendors]:
         PagerDutyStandIn(clock_scale=CLOCK_SCALE, appear_s=0.2) as pagerduty,
         SlackStandIn(channels=("oncall",)) as slack,
         StatuspageStandIn() as statuspage,
+        GitHubStandIn() as github,
     ):
         access = pagerduty.settings() | {"api_token": "SHOP_TOKEN", "routing_key": "SHOP_ROUTING_KEY"}
         service = profile(
@@ -128,6 +131,7 @@ def vendors(installation) -> Iterator[Vendors]:
             pagerduty=access,
             slack={"token": "SHOP_SLACK", "base_url": slack.settings()["base_url"], "backup_channel": "#oncall"},
             statuspage=statuspage.settings() | {"api_token": "SHOP_STATUSPAGE"},
+            tickets=github.settings() | {"token": "SHOP_GITHUB", "owner": "lab-oncall"},
         )
         secrets = {
             "SHOP_SSH_KEY": "none",
@@ -135,21 +139,22 @@ def vendors(installation) -> Iterator[Vendors]:
             "SHOP_ROUTING_KEY": pagerduty.routing_key,
             "SHOP_SLACK": slack.token,
             "SHOP_STATUSPAGE": statuspage.api_token,
+            "SHOP_GITHUB": github.token,
         }
         save_service(service, secrets)
-        yield pagerduty, slack, statuspage, service
+        yield pagerduty, slack, statuspage, github, service
 
 
 @pytest.fixture
 def desk(vendors, tmp_path: Path) -> Iterator[Desk]:
     from responder.keeper.access import Access
 
-    pagerduty, slack, statuspage, service = vendors
+    pagerduty, slack, statuspage, github, service = vendors
     store = Store(f"sqlite:///{tmp_path / 'store.db'}")
     store.migrate()
-    yield Desk(store, pagerduty, slack, statuspage, service, Access())
+    yield Desk(store, pagerduty, slack, statuspage, github, service, Access())
     store.close()
-    for vendor in (pagerduty, slack, statuspage):
+    for vendor in (pagerduty, slack, statuspage, github):
         vendor.heal()
 
 
@@ -384,6 +389,74 @@ def test_a_draft_waits_for_a_person_and_holds_up_nothing(desk):
     desk.tick()
     assert desk.states(row) == [("publish", "draft"), ("post", "sent")]
     assert desk.published(row) == []
+
+
+# --- tickets -------------------------------------------------------------------------------------------
+
+
+def ticket(desk: Desk, row: IncidentRow, finding: str, kind: str = "ticket") -> None:
+    """What an incident has to say about a finding."""
+    seen_in = f"<!-- incident-responder {'incident' if kind == 'ticket' else 'ended'} {row.id} -->"
+    marker = f"<!-- incident-responder finding {finding} -->"
+    body = {
+        "title": "Prevent it",
+        "text": f"Prevent it.\n\n{marker}\n{seen_in}",
+        "comment": f"{kind} of {row.id}\n\n{seen_in}",
+        "marker": marker,
+        "seen_in": seen_in,
+        "labels": ["incident"],
+        "assignees": ["lab-oncall"],
+    }
+    desk.put(row, "tickets", kind, **body)
+
+
+def about(desk: Desk, finding: str) -> list[Issue]:
+    return [issue for issue in desk.github.issues if f"finding {finding} -->" in issue.body]
+
+
+def test_a_finding_opens_a_ticket_once_and_a_later_incident_comments_on_it(desk):
+    finding, first, later = f"shop/{uuid4().hex}/prevention", desk.open(), desk.open()
+    for row in (first, first, later, later):
+        ticket(desk, row, finding)
+        desk.tick()
+    [issue] = about(desk, finding)
+    assert (issue.title, issue.labels, issue.assignees) == ("Prevent it", ["incident"], ["lab-oncall"])
+    assert [comment.body.splitlines()[0] for comment in issue.comments] == [f"ticket of {later.id}"]
+    desk.github.close(issue.number)
+    again = desk.open()
+    ticket(desk, again, finding)
+    desk.tick()
+    assert len(about(desk, finding)) == 2, "what was done and came back is a new ticket"
+
+
+@pytest.mark.parametrize("kind", ["cut", "malformed"])
+def test_a_ticket_or_comment_whose_answer_was_lost_is_not_written_twice(desk, kind):
+    finding, first, later = f"shop/{uuid4().hex}/monitoring", desk.open(), desk.open()
+    ticket(desk, first, finding)
+    desk.tick()
+    number = about(desk, finding)[0].number
+    desk.github.fail(kind, times=2, path=f"{number}/comments")  # the look, then the writing
+    ticket(desk, later, finding)
+    for _ in range(3):
+        desk.tick()
+        desk.hurry(later)
+    [issue] = about(desk, finding)
+    assert len(issue.comments) == 1
+    assert desk.states(later) == [("ticket", "sent")]
+
+
+def test_how_a_minor_incident_ended_is_said_on_its_ticket_while_that_is_open(desk):
+    finding, row = f"shop/P4/{uuid4().hex}", desk.open()
+    ticket(desk, row, finding)
+    ticket(desk, row, finding, "comment")
+    desk.tick()
+    desk.tick()
+    [issue] = about(desk, finding)
+    assert [comment.body.splitlines()[0] for comment in issue.comments] == [f"comment of {row.id}"]
+    desk.github.close(issue.number)
+    ticket(desk, row, finding, "comment")
+    desk.tick()
+    assert desk.states(row)[-1] == ("comment", "skipped")
 
 
 # --- what fails ----------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ from responder.domain.postmortem import (
     render_postmortem,
 )
 from responder.domain.profile import Contact, Runbook
+from responder.domain.tickets import Found, Ticket, follow_ups
 from responder.domain.timeline import Entry, Timeline
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -199,6 +200,18 @@ def plan(text: str = "A dead process does not come back by itself.") -> Plan:
     return Plan(steps=(restart, other), for_people=(text,))
 
 
+def tickets(text: str = "gateway does not answer") -> tuple[Ticket, ...]:
+    found = Found(
+        incident_id="abc123",
+        service="veloz",
+        severity=Severity.P1,
+        summary=text,
+        at=at(0),
+        link="https://prefect.example/runs/1",
+    )
+    return follow_ups(found, ranking(text)[0], drafted(text).action_items, owner="veloz-oncall")
+
+
 def events(text: str = "restart veloz on gw-1") -> Timeline:
     return Timeline(
         entries=(
@@ -256,7 +269,13 @@ def all_reports(text: str) -> list[str]:
         reports.plan(plan(text), [StepResult(step_id="restart-gw-1", state="failed", reason=text)]),
         reports.timeline(events(text)),
         render_postmortem(drafted(text, title=text, timeline=events(text))),
+        *(visible_part(ticket) for ticket in tickets(text)),
     ]
+
+
+def visible_part(ticket: Ticket) -> str:
+    """A ticket without its markers, and without the link, which is ours."""
+    return re.sub(r"<!-- .* -->|<https://prefect.example/runs/1>", "", ticket.text)
 
 
 # The document's templates
@@ -376,6 +395,8 @@ def test_a_postmortem_has_the_headings_fields_and_tables_of_the_documents_templa
             ),
         ),
         ("plan_empty.md", lambda: reports.plan(Plan())),
+        ("ticket.md", lambda: tickets()[0].text),
+        ("ticket_comment.md", lambda: tickets()[0].comment),
         ("timeline.md", lambda: reports.timeline(events())),
         ("phase_budgets.md", lambda: reports.phase_budgets(budgets())),
     ],
@@ -467,7 +488,7 @@ def test_action_items_quote_the_hypothesis_with_a_role_and_a_day():
     first, second, third = drafted().action_items
 
     assert first == ActionItem(
-        action="Find what ends the process.", owner="Engineering Manager", due=date(2026, 3, 9)
+        kind="prevention", action="Find what ends the process.", owner="Engineering Manager", due=date(2026, 3, 9)
     )
     assert second.action == "Alert on the unit's state."
     assert isinstance(second.owner, Blank)
@@ -651,6 +672,14 @@ def test_no_value_brings_markup_into_a_report(text: str):
 def test_a_value_that_passed_no_filter_stops_the_rendering():
     with pytest.raises(TypeError, match="without having passed a filter"):
         render("timeline.md.j2", rows=[], left_out="raw", gaps=())
+
+
+def test_a_ticket_calls_neither_a_person_nor_another_ticket():
+    [ticket, *_] = tickets("@everyone see #1 and shop/shop#2")
+    shown = visible(MarkdownIt().render(visible_part(ticket)))
+
+    assert "everyone see" in shown
+    assert not re.search(r"[@#]\w", shown)
 
 
 def test_a_secret_in_a_value_is_not_printed():

@@ -173,12 +173,14 @@ def test_a_whole_service_added_from_files_passes_its_check_and_nothing_is_change
         "PagerDuty",
         "Slack",
         "Statuspage",
+        "Tickets",
     }
     assert lab.actions() == []
     assert not [c for c in host.commands() if re.search(r"systemctl\W+(re)?start|systemctl\W+stop", c["command"])]
     assert lab.pagerduty.incidents == []
     assert lab.slack.messages == []
     assert lab.statuspage.incidents == []
+    assert lab.github.issues == []
 
 
 Change = Callable[[dict[str, Any], dict[str, str], Lab], None]
@@ -254,6 +256,10 @@ def _component_that_the_page_lacks(profile: dict[str, Any], _: dict[str, str], l
     profile["statuspage"]["component_ids"] = ["absent"]
 
 
+def _token_that_github_refuses(_: dict[str, Any], secrets: dict[str, str], lab: Lab) -> None:
+    secrets["LAB_GITHUB_TOKEN"] = "wrong"
+
+
 @pytest.mark.parametrize(
     ("change", "what", "detail"),
     [
@@ -271,6 +277,7 @@ def _component_that_the_page_lacks(profile: dict[str, Any], _: dict[str, str], l
         (_routing_key_of_another_service, "PagerDuty", "routing_key"),
         (_token_that_slack_refuses, "Slack", "invalid_auth"),
         (_key_that_statuspage_refuses, "Statuspage", "401"),
+        (_token_that_github_refuses, "Tickets", "401"),
         (_component_that_the_page_lacks, "Statuspage", "no component absent"),
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",

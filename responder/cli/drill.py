@@ -51,6 +51,7 @@ def lab_profile(
         "LAB_PAGERDUTY_TOKEN": facts.pagerduty["api_token"],
         "LAB_PAGERDUTY_ROUTING_KEY": facts.pagerduty["routing_key"],
         "LAB_SLACK_TOKEN": facts.slack["token"],
+        "LAB_GITHUB_TOKEN": facts.github["token"],
         "LAB_STATUSPAGE_TOKEN": facts.statuspage["api_token"],
     }
     whole = yaml.safe_dump(_merged(yaml.safe_load(text), changes)) if changes else text

@@ -16,7 +16,8 @@ from responder.domain.notices import (
 )
 from responder.domain.profile import Profile, StatuspageAccess
 
-PAGERDUTY, SLACK, SLACK_STAKEHOLDERS, STATUSPAGE = "pagerduty", "slack", "slack-stakeholders", "statuspage"
+PAGERDUTY, SLACK, SLACK_STAKEHOLDERS = "pagerduty", "slack", "slack-stakeholders"
+STATUSPAGE, TICKETS = "statuspage", "tickets"
 
 PublicState = Literal["investigating", "identified", "monitoring", "resolved"]
 

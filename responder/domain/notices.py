@@ -49,6 +49,12 @@ def inline(value: object, limit: int = VALUE_LIMIT) -> Shown:
     return Shown(markdown(plain(value, limit)))
 
 
+def issue(value: object, limit: int = VALUE_LIMIT) -> Shown:
+    """The same for GitHub, which takes names after `@` and numbers after `#` for people and tickets."""
+    # GitHub looks for them after Markdown has taken the escapes away: a word joiner keeps them apart.
+    return Shown(re.sub(r"\\([@#])(?=\w)", lambda sign: f"&#{ord(sign[1])};&#8288;", inline(value, limit)))
+
+
 def code(value: object, limit: int = EXCERPT_LIMIT) -> Shown:
     """A fenced block of Markdown that nothing inside can close."""
     return Shown(markdown_code(bound(redact(clean(str(value)[:_READ_LIMIT])), limit)))
@@ -126,7 +132,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
         # The texts are not HTML; each format has its own filter, and `finalize` refuses whatever had none.
         autoescape=False,
     )
-    filters = (plain, inline, code, minute, day, duration, table, bullets)
+    filters = (plain, inline, issue, code, minute, day, duration, table, bullets)
     environment.filters.update({function.__name__: function for function in filters})
     return environment
 

@@ -3,7 +3,7 @@
 Source: the document's "Post-Mortem Template" and the three questions of its phase 4, "Root cause analysis".
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
@@ -14,18 +14,21 @@ from responder.domain.evidence import Finding, Truth
 from responder.domain.hypothesis import Judgement
 from responder.domain.incident import Outcome, Phase, Severity
 from responder.domain.notices import Shown, day, duration, inline, render
-from responder.domain.profile import Contact, Runbook
+from responder.domain.profile import DUE_DAYS, Contact, Runbook
 from responder.domain.timeline import Timeline
 
 COMMANDER = "Incident Commander"
 LATE_S = 60.0
 ROWS = 150
 
-# Our proposal, to be moved in the review: the document gives action items a due date but no rule for it.
-DUE_DAYS = {Severity.P1: 7, Severity.P2: 14, Severity.P3: 30, Severity.P4: 60}
+FollowUp = Literal["prevention", "monitoring", "documentation"]
 
 # Which of the profile's contacts owns which kind of follow-up.
-OWNERS = {"prevention": "Engineering Manager", "monitoring": "Infrastructure", "documentation": "On-call Engineer"}
+OWNERS: dict[FollowUp, str] = {
+    "prevention": "Engineering Manager",
+    "monitoring": "Infrastructure",
+    "documentation": "On-call Engineer",
+}
 
 PHASE_WORDS = {
     Phase.TRIAGE: "detection and triage",
@@ -71,6 +74,7 @@ Fact = str | Blank
 class ActionItem(Frozen):
     """One follow-up. Owners are roles: a person takes it over in the review."""
 
+    kind: FollowUp
     action: Fact
     owner: Fact
     due: date | Blank
@@ -218,6 +222,7 @@ def draft(
     budgets: Sequence[PhaseBudget] = (),
     contacts: Sequence[Contact] = (),
     runbooks: Sequence[Runbook] = (),
+    due_days: Mapping[Severity, int] = DUE_DAYS,
     users_affected: str | None = None,
     revenue_impact: str | None = None,
     sla_impact: str | None = None,
@@ -244,7 +249,7 @@ def draft(
         went_well=_went_well(attempts, deliveries, budgets) or (_ask("went-well", "what went well?"),),
         went_poorly=_went_poorly(leading, attempts, deliveries, budgets, timeline)
         or (_ask("went-poorly", "what went poorly?"),),
-        action_items=_follow_up(leading, severity, (ended_at or opened_at).astimezone(UTC), contacts, runbooks),
+        action_items=follow_up(leading, severity, ended_at or opened_at, contacts, runbooks, due_days),
         lessons=(_ask("lessons", "what should other teams take away from this?"),),
     )
 
@@ -334,20 +339,22 @@ def _trouble(delivery: Delivery) -> str | None:
     return f"{told} was sent after {delivery.delay_s:.0f} seconds" if delivery.delay_s > LATE_S else None
 
 
-def _follow_up(
+def follow_up(
     leading: Judgement | None,
     severity: Severity | None,
     ended: datetime,
-    contacts: Sequence[Contact],
-    runbooks: Sequence[Runbook],
+    contacts: Sequence[Contact] = (),
+    runbooks: Sequence[Runbook] = (),
+    due_days: Mapping[Severity, int] = DUE_DAYS,
 ) -> tuple[ActionItem, ...]:
+    """What is to be done afterwards: the leading hypothesis' own texts, each with an owner and a due date."""
     due: date | Blank = _ask("due-date", "when is it due?")
     if severity:
-        due = ended.date() + timedelta(days=DUE_DAYS[severity])
+        due = ended.astimezone(UTC).date() + timedelta(days=due_days[severity])
 
-    def item(kind: str, action: str) -> ActionItem:
+    def item(kind: FollowUp, action: str) -> ActionItem:
         owner = _role(contacts, OWNERS[kind]) or _ask(f"{kind}-owner", f"who owns the {kind} follow-up?")
-        return ActionItem(action=action, owner=owner, due=due)
+        return ActionItem(kind=kind, action=action, owner=owner, due=due)
 
     if leading is None or leading.standing != "supported":
         return (item("documentation", "Describe what was found as a hypothesis of the catalogue"),)

@@ -9,7 +9,7 @@ from responder.domain.errors import IncidentResponseError, PermanentError, Trans
 from responder.domain.notices import for_slack
 from responder.domain.profile import Profile
 from responder.keeper.access import Access
-from responder.keeper.telling import NothingToTellError, tell_statuspage
+from responder.keeper.telling import NothingToTellError, tell_statuspage, tell_tickets
 from responder.store import Store
 from responder.store.tables import IncidentRow, MessageRow
 
@@ -127,6 +127,8 @@ def _deliver(store: Store, access: Access, message: MessageRow, incident: Incide
             _tell_pagerduty(store, access, message, incident)
         case "statuspage":
             tell_statuspage(access, message, incident)
+        case "tickets":
+            tell_tickets(access, message, incident)
         case _:
             _tell_slack(store, access, message, incident)
 

@@ -30,3 +30,20 @@ def tell_statuspage(access: Access, message: MessageRow, incident: IncidentRow) 
         raise NothingToTellError("somebody has ended it on the status page")
     else:
         page.update(ours.id, **state)
+
+
+def tell_tickets(access: Access, message: MessageRow, incident: IncidentRow) -> None:
+    """Open a ticket, or add to the open one of the same finding what this incident has to say about it.
+
+    Raises as the block does, and NothingToTellError where the ticket to comment on is closed or gone.
+    """
+    tickets, body = access.tickets(incident.service), message.body
+    known = tickets.find(body["marker"])
+    if known is None:
+        if message.kind == "comment":
+            raise NothingToTellError("the ticket is not open any more")
+        tickets.create(body["title"], body["text"], labels=body["labels"], assignees=body["assignees"])
+        return
+    said = (known.body, *tickets.comments(known.number, since=incident.opened_at))
+    if not any(body["seen_in"] in text for text in said):
+        tickets.comment(known.number, body["comment"])

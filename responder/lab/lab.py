@@ -24,7 +24,9 @@ from pydantic import Field
 from responder.domain.base import Frozen, UtcDatetime, now
 from responder.domain.incident import Alert
 from responder.lab.faults import AnyFault, Heal
+from responder.lab.github import GitHubStandIn
 from responder.lab.host import LabError, LabHost
+from responder.lab.http import StandIn
 from responder.lab.machine import Spec
 from responder.lab.pagerduty import PagerDutyStandIn
 from responder.lab.scenario import Scenario, ScenarioAlert
@@ -100,6 +102,7 @@ class LabFacts(Frozen):
     pagerduty: dict[str, Any] = Field(repr=False, description="The stand-in's settings().")
     slack: dict[str, Any] = Field(repr=False, description="The stand-in's settings().")
     statuspage: dict[str, Any] = Field(repr=False, description="The stand-in's settings().")
+    github: dict[str, Any] = Field(repr=False, description="The stand-in's settings().")
 
 
 class HostAction(Frozen):
@@ -172,6 +175,7 @@ class Lab:
         self.pagerduty = PagerDutyStandIn(clock_scale=clock_scale)
         self.slack = SlackStandIn(channels=("lab-oncall",))
         self.statuspage = StatuspageStandIn()
+        self.github = GitHubStandIn()
         self._changed = threading.Condition()
         self._clock_ends = threading.Event()
         self._clock: threading.Thread | None = None
@@ -219,9 +223,8 @@ class Lab:
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             self.shared.write(healthy(self.namespace, self.deployment, *self.database))
-            self.pagerduty.start()
-            self.slack.start()
-            self.statuspage.start()
+            for vendor in self._vendors:
+                vendor.start()
             for host in self.hosts:
                 host.start()
             for host in self.hosts:
@@ -266,6 +269,7 @@ class Lab:
             pagerduty=self.pagerduty.settings(),
             slack=self.slack.settings(),
             statuspage=self.statuspage.settings(),
+            github=self.github.settings(),
         )
 
     def begin(self, scenario: Scenario | None = None) -> None:
@@ -324,9 +328,12 @@ class Lab:
         self._end_clock()
         for host in self.hosts:
             host.stop()
-        self.pagerduty.stop()
-        self.slack.stop()
-        self.statuspage.stop()
+        for vendor in self._vendors:
+            vendor.stop()
+
+    @property
+    def _vendors(self) -> tuple[StandIn, ...]:
+        return (self.pagerduty, self.slack, self.statuspage, self.github)
 
     def __enter__(self) -> Self:
         return self.start()

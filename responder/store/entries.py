@@ -14,6 +14,8 @@ _MESSAGES = {
     "resolve": "resolve the page",
     "create_channel": "create the incident's channel",
     "archive": "archive the incident's channel",
+    "ticket": "ticket for what is left to do",
+    "comment": "comment on the ticket",
     "initial": "initial notice",
     "escalation": "call for a person",
     "resolution": "resolution notice",
@@ -28,6 +30,7 @@ _CHANNELS = {
     "slack-backup": "Slack (backup)",
     "slack-stakeholders": "Slack (stakeholders)",
     "statuspage": "Statuspage",
+    "tickets": "Tickets",
 }
 
 
