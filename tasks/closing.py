@@ -22,7 +22,7 @@ from tasks.forms import Closing, ClosingForm
 from tasks.hold import still_firing
 from tasks.publish import impact
 from tasks.results import read_results
-from tasks.tell import announce_ending, page_a_person
+from tasks.tell import announce_ending, archive_channel, page_a_person
 
 # Far beyond our own deadline: Prefect turns every later state of a run whose pause timed out into Failed.
 PAUSE_LIMIT_S = 7 * 24 * 3600
@@ -119,7 +119,9 @@ def end_of(ref: IncidentRef, ending: Ending) -> Ending:
 
 
 def finish(ref: IncidentRef, ending: Ending) -> Ending:
-    """Close the record, or leave it open for a person."""
+    """Close the record and its channel, or leave both open for a person."""
+    if ending.outcome.closes:
+        archive_channel(open_case(ref))
     open_store().end_run(ref.incident_id, ref.epoch, ending)
     return ending
 

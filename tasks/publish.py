@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from blocks.run_history import RunPage
 from responder.domain import reports
+from responder.domain.impact import measured_impact
 from responder.domain.incident import IncidentRef, Mode, Phase, Severity
 from responder.domain.notices import ESCALATION_LIMIT, STATUSPAGE_LIMIT, code
 from responder.domain.postmortem import PhaseBudget
@@ -137,11 +138,8 @@ def _tags(case: Case) -> list[str]:
 
 
 def impact(case: Case) -> str | None:
-    """What is measured of the impact: the share of requests that fail. None: not known."""
-    shares = [(e.host, e.value) for e in case.store.dossier(case.id).of("metrics.error_share") if e.value]
-    if not shares:
-        return None
-    return "failing requests: " + ", ".join(f"{share:.1%} on {host}" for host, share in shares)
+    """What is measured of the impact, or None."""
+    return measured_impact(case.store.dossier(case.id))
 
 
 def budgets(case: Case) -> tuple[PhaseBudget, ...]:

@@ -22,6 +22,7 @@ from responder.domain.notices import (
     pagerduty_note,
     plain,
     render_escalation,
+    slack_blocks,
 )
 from responder.domain.plan import StepResult
 from responder.domain.postmortem import follow_up
@@ -74,11 +75,19 @@ def start_incident(case: Case, impact: str | None) -> None:
 
 
 def post_progress(
-    case: Case, progress: str, impact: str | None, *, key: str, status: str, verifying: bool = False
+    case: Case,
+    progress: str,
+    impact: str | None,
+    *,
+    key: str,
+    status: str,
+    verifying: bool = False,
+    next_update: str | None = None,
 ) -> None:
     """A status update (document, phase 2, step 4). `status` is a word of the template.
 
-    `verifying`: what was done is being checked, which a status page calls monitoring.
+    `verifying`: what was done is being checked, which a status page calls monitoring. `next_update` None: by
+    the severity's clock, which the keeper keeps.
     """
     row = case.row
     severity = Severity(row.severity or Severity.P1)
@@ -92,7 +101,7 @@ def post_progress(
             "update": progress,
             "impact": impact,
             "eta": None,
-            "next_update": _next_update(case, severity),
+            "next_update": next_update or _next_update(case, severity),
             "verifying": verifying,
         }
     )
@@ -113,7 +122,12 @@ def announce_ending(case: Case, ending: Ending, cause: str | None, impact: str |
         return
     if not ending.outcome.closes:
         post_progress(
-            case, f"{ending.outcome.value}: {ending.reason}", impact, key="ending", status="Investigating"
+            case,
+            f"{ending.outcome.value}: {ending.reason}",
+            impact,
+            key="ending",
+            status="Investigating",
+            next_update="not scheduled: it is for a person now",
         )
         return
     notice = ResolutionNotice(
@@ -126,6 +140,12 @@ def announce_ending(case: Case, ending: Ending, cause: str | None, impact: str |
         severity=severity,
     )
     _tell(case, notice, key="resolution")
+
+
+def archive_channel(case: Case) -> None:
+    """Archive the incident's channel once the incident is closed (document, phase 4, step 4)."""
+    if any(message.kind == "create_channel" for message in case.store.messages(case.id)):
+        _put(case, SLACK, "archive", {}, key="archive")
 
 
 def page_a_person(case: Case, what_is_wrong: str, results: tuple[StepResult, ...]) -> None:
@@ -150,7 +170,7 @@ def page_a_person(case: Case, what_is_wrong: str, results: tuple[StepResult, ...
     )
     text = render_escalation(page)
     case.store.keep_record(case.id, case.ref.epoch, "hand-over", {"text": text})
-    for_people = {"text": for_slack(text, exact=page.exact)}
+    for_people = {"text": for_slack(text, exact=page.exact), "blocks": slack_blocks(text, exact=page.exact)}
     if case.profile.pagerduty:
         body = {"text": text, "summary": _title(row), "link": run_url(row.run_id)}
         _put(case, PAGERDUTY, "escalate", body, key="escalate")

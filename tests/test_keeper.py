@@ -10,9 +10,12 @@ from uuid import UUID, uuid4
 
 import pytest
 from factories import alert, profile
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from responder.domain.base import now
-from responder.domain.incident import Kind, Mode, Severity
+from responder.domain.errors import TransientError
+from responder.domain.incident import Ending, Kind, Mode, Outcome, Severity
 from responder.domain.profile import Profile
 from responder.lab.github import GitHubStandIn, Issue
 from responder.lab.pagerduty import Incident, PagerDutyStandIn
@@ -324,6 +327,160 @@ def test_where_the_channel_cannot_be_made_the_backup_channel_hears_it(desk):
     desk.tick()
     assert desk.states(row) == [("create_channel", "failed"), ("post", "sent")]
     assert f"{row.id} is looked into" in desk.posted("oncall")
+
+
+def with_channel(desk: Desk) -> tuple[IncidentRow, str]:
+    """An incident whose channel is there, and the channel's name."""
+    row = desk.open()
+    name = f"incident-20260304-{row.id}"
+    desk.put(row, "slack", "create_channel", name=name, topic="P1 shop")
+    desk.tick()
+    return desk.row(row), name
+
+
+def archived(desk: Desk, name: str) -> bool:
+    [channel] = [known for known in desk.slack.channels if known.name == name]
+    return channel.archived
+
+
+def test_a_post_has_blocks_and_the_plain_text_behind_them(desk):
+    row, _ = with_channel(desk)
+    block = {"type": "section", "text": {"type": "mrkdwn", "text": "*it is back*"}}
+    desk.put(row, "slack", "post", text=f"it is back, {row.id}", blocks=[block])
+    desk.tick()
+    [posted] = [message for message in desk.slack.messages if row.id in message.text]
+    assert posted.blocks == [block]
+
+
+def test_the_channel_is_archived_when_the_incident_is_closed_and_not_before(desk):
+    row, name = with_channel(desk)
+    desk.put(row, "slack", "post", text="it is over")
+    desk.put(row, "slack", "archive")
+    for _ in range(3):
+        desk.tick()
+        desk.hurry(row)
+    assert not archived(desk, name)
+    desk.store.close_incident(row.id, who="robin", why="done")
+    desk.tick()
+    assert archived(desk, name)
+    assert desk.posted(name) == ["it is over"]
+    assert desk.states(row)[-1] == ("archive", "sent")
+
+
+def test_what_is_said_after_the_channel_was_archived_goes_to_the_backup_channel(desk):
+    row, name = with_channel(desk)
+    desk.store.close_incident(row.id, who="robin", why="done")
+    desk.put(row, "slack", "archive")
+    desk.put(row, "slack", "post", text=f"the review of {row.id} is due")
+    desk.tick()
+    desk.tick()
+    assert f"the review of {row.id} is due" in desk.posted("oncall")
+    assert desk.posted(name) == []
+
+
+def test_without_a_channel_there_is_none_to_archive(desk):
+    row = desk.open()
+    desk.put(row, "slack", "archive")
+    desk.tick()
+    assert desk.states(row) == [("archive", "skipped")]
+
+
+# --- the next update -------------------------------------------------------------------------------------
+
+
+def wait(desk: Desk, row: IncidentRow, seconds: float) -> None:
+    """So many seconds have passed since everything that was said; a drill's interval is 180."""
+    with Session(desk.store.engine) as session, session.begin():
+        for message in session.scalars(select(MessageRow).where(MessageRow.incident_id == row.id)):
+            message.created_at -= timedelta(seconds=seconds)
+
+
+def begun(desk: Desk, **changes: Any) -> IncidentRow:
+    """An incident whose run lives for long, and whose initial notice was put."""
+    row = desk.open(**changes)
+    desk.hold(row, lease_s=10_000)
+    desk.put(row, "slack", "post", key="initial", text="we look")
+    desk.tick()
+    return row
+
+
+def update_of(desk: Desk, row: IncidentRow) -> list[MessageRow]:
+    from responder.keeper.updates import keep_updates
+
+    keep_updates(desk.store, desk.access)
+    return [m for m in desk.store.messages(row.id) if ":update-due-" in m.id]
+
+
+def test_when_the_clock_runs_out_one_update_says_what_is_being_done(desk):
+    row = begun(desk)
+    wait(desk, row, 170)
+    assert update_of(desk, row) == []
+    wait(desk, row, 11)
+    for _ in range(3):
+        told, public = update_of(desk, row)
+    assert (told.channel, public.channel, public.state) == ("slack", "statuspage", "draft")
+    assert "INCIDENT UPDATE: gateway down" in told.body["text"]
+    assert "Status: Investigating" in told.body["text"]
+    assert "Update: At work: diagnosis." in told.body["text"]
+    assert "Next update in: 30 minutes" in told.body["text"]
+    desk.tick()
+    wait(desk, row, 181)
+    assert len(update_of(desk, row)) == 4, "the next interval has its own"
+
+
+def test_an_update_knows_how_far_the_incident_is(desk):
+    row = begun(desk)
+    epoch = desk.row(row).epoch
+    desk.store.begin_phase(row.id, epoch, "diagnose")
+    desk.store.end_phase(row.id, epoch, "diagnose", {"leading": "gateway-crash", "progress": "it has crashed"})
+    wait(desk, row, 181)
+    told = update_of(desk, row)[0]
+    assert "Status: Identified" in told.body["text"]
+    assert "Last result: it has crashed" in told.body["text"]
+    desk.tick()
+    desk.store.begin_phase(row.id, epoch, "mitigate:restart-gw-1")
+    desk.store.begin_phase(row.id, epoch, "verify:restart-gw-1")
+    wait(desk, row, 181)
+    *_, told, public = update_of(desk, row)
+    assert "Status: Mitigating" in told.body["text"]
+    assert public.body["status"] == "monitoring"
+
+
+def test_no_update_is_piled_upon_one_that_still_waits(desk):
+    row = begun(desk)
+    desk.slack.fail("500", times=None)
+    wait(desk, row, 181)
+    update_of(desk, row)
+    desk.tick()
+    wait(desk, row, 181)
+    assert [m.channel for m in update_of(desk, row)] == ["slack", "statuspage", "statuspage"]
+
+
+@pytest.mark.parametrize("over", ["ended", "lapsed", "rehearsal", "not begun"])
+def test_no_update_comes_after_the_end_without_a_run_or_from_a_rehearsal(desk, over):
+    row = desk.open() if over == "not begun" else begun(desk)
+    if over == "ended":
+        ending = Ending(outcome=Outcome.ESCALATED, reason="a person is needed")
+        desk.store.end_run(row.id, desk.row(row).epoch, ending)
+    if over == "lapsed":
+        desk.hold(row, lease_s=-1)
+    if over == "rehearsal":
+        desk.store.note_world(row.id, mode="dry-run")
+    wait(desk, row, 181)
+    assert update_of(desk, row) == []
+
+
+def test_where_the_saved_profile_cannot_be_read_nothing_new_is_said_to_customers(desk, monkeypatch):
+    def silent(_: str) -> None:
+        raise TransientError("Prefect does not answer")
+
+    row = begun(desk)
+    granted = desk.profile.statuspage.model_copy(update={"granted": True})
+    kept = desk.profile.model_copy(update={"statuspage": granted})
+    desk.store.note_world(row.id, profile=kept.model_dump(mode="json"))
+    monkeypatch.setattr(desk.access, "profile", silent)
+    wait(desk, row, 181)
+    assert [m.state for m in update_of(desk, row)] == ["waiting", "draft"]
 
 
 # --- the status page -----------------------------------------------------------------------------------

@@ -431,5 +431,5 @@ def test_what_could_not_be_told_without_a_keeper_is_told_later_and_once(
             installation.start_keeper()  # other tests need it, too
 
     end = _play(without_a_keeper, tmp_path)
-    assert end.seen["waiting"] == {"post", "note", "resolve", "publish", "ticket"}
+    assert end.seen["waiting"] == {"post", "note", "resolve", "publish", "ticket", "archive"}
     _ended_as_if_nothing_had_happened(end)

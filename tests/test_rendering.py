@@ -35,6 +35,7 @@ from responder.domain.notices import (
     render,
     render_escalation,
     render_notice,
+    slack_blocks,
     table,
 )
 from responder.domain.plan import Plan, PlanStep, StepResult
@@ -594,7 +595,37 @@ def test_slack_keeps_what_is_copied_and_links_what_is_followed():
     assert f"<{escalation().link}>" in text
 
 
+def test_slacks_blocks_are_a_bold_head_and_a_section_for_each_paragraph():
+    blocks = slack_blocks(render_notice(initial()))
+    texts = [block["text"]["text"] for block in blocks]
+
+    assert {block["type"] for block in blocks} == {"section"}
+    assert texts[0] == "*INCIDENT: gateway does not answer*"
+    assert texts[1].startswith("Severity: P1\nTime: 2026-03-01 23:51 UTC")
+    assert texts[-1] == "Next update in: 15 minutes"
+    assert len(texts) == 4
+
+
+def test_slacks_blocks_keep_what_is_copied():
+    blocks = slack_blocks(render_escalation(escalation()), exact=escalation().exact)
+
+    assert any(f"```\n{escalation().next_command}\n```" in block["text"]["text"] for block in blocks)
+
+
 # Values are data
+
+
+@settings(deadline=None, max_examples=50)
+@given(ANYTHING)
+@example("&" * 3_000)
+@example("\n\n" * 200)
+def test_slacks_blocks_are_within_its_limits_and_free_of_marks_from_values(text: str):
+    for notice in (initial(f"x{text}"), status(f"x{text}"), resolution(f"x{text}")):
+        texts = [block["text"]["text"] for block in slack_blocks(render_notice(notice))]
+
+        assert 1 <= len(texts) <= 50
+        assert all(0 < len(part) <= 3_000 for part in texts)
+        assert not re.search(r"[<>*`~]", texts[0][1:-1] + "".join(texts[1:]))
 
 
 @settings(deadline=None, max_examples=50)

@@ -93,6 +93,7 @@ def close_by_hand(store: Store, incident_id: str, *, who: str, why: str) -> dict
         store.enqueue(row.id, channel="pagerduty", kind="resolve", body={"text": f"{who}: {why}"}, key="closed")
     if profile.slack and row.channel_id:
         store.enqueue(row.id, channel="slack", kind="post", body={"text": f"Closed by {who}: {why}"}, key="closed")
+        store.enqueue(row.id, channel="slack", kind="archive", body={}, key="archive")
     publish_state(Case(IncidentRef(incident_id=row.id, epoch=row.epoch, mode=Mode(row.mode)), store))
     wait_until_told(store, row.id)  # the keeper sends: two senders would say it twice
     return incident_document(store, row.id)

@@ -13,6 +13,7 @@ from responder.domain.notices import (
     for_statuspage,
     plain,
     render_notice,
+    slack_blocks,
 )
 from responder.domain.profile import Profile, StatuspageAccess
 
@@ -55,7 +56,7 @@ def notice_messages(profile: Profile, notice: Notice, *, severity: Severity, kin
     text = render_notice(notice)
     messages: list[Message] = []
     if profile.slack:
-        body = {"text": for_slack(text)}
+        body: dict[str, Any] = {"text": for_slack(text), "blocks": slack_blocks(text)}
         messages.append(Message(channel=SLACK, kind="post", body=body))
         if channel := profile.slack.stakeholder_channel:
             body = {**body, "channel": channel}

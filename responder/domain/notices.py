@@ -28,6 +28,7 @@ EXCERPT_LIMIT = 800
 ESCALATION_LIMIT = 1_000
 NOTE_LIMIT = 2_000
 STATUSPAGE_LIMIT = 25_000
+SLACK_SECTION_LIMIT, SLACK_BLOCKS = 3_000, 50
 LINE_WIDTH = 60
 _READ_LIMIT = 5_000  # characters of a value that are looked at: far more than any text shows
 _COPIED_LIMIT = 300
@@ -220,6 +221,24 @@ def for_slack(text: str, *, exact: Collection[str] = ()) -> str:
     anything else a code block. Source: Slack, "Formatting text for app surfaces".
     """
     return "\n".join(_exact_line(line) if line in exact else _slack_line(line) for line in text.split("\n"))
+
+
+def slack_blocks(text: str, *, exact: Collection[str] = ()) -> list[dict[str, Any]]:
+    """`text` as Block Kit: the first line in bold, then a section for each paragraph, escaped as `for_slack` does.
+
+    Source: Slack, "Reference: Layout blocks" (50 blocks, 3,000 characters of a section's text).
+    """
+    head, _, rest = text.partition("\n")
+    paragraphs = [paragraph for paragraph in rest.split("\n\n") if paragraph.strip()]
+    shown = [f"*{_section_text(head.strip(), exact)}*", *(_section_text(part, exact) for part in paragraphs)]
+    return [{"type": "section", "text": {"type": "mrkdwn", "text": part}} for part in shown[:SLACK_BLOCKS]]
+
+
+def _section_text(text: str, exact: Collection[str]) -> str:
+    """Escaping may lengthen a text; one that grows beyond the limit is cut before, so that no escape is."""
+    escaped = for_slack(text, exact=exact)
+    most = SLACK_SECTION_LIMIT - len("**")
+    return escaped if len(escaped) <= most else for_slack(bound(text, most // len("&amp;")))
 
 
 def for_statuspage(text: str) -> str:

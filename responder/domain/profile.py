@@ -386,6 +386,11 @@ class Profile(Frozen):
         """Days until a follow-up is due, by severity."""
         return DUE_DAYS | (self.tickets.due_days if self.tickets else {})
 
+    def update_interval(self, severity: Severity) -> timedelta:
+        """Until stakeholders are to hear again; in a drill a tenth of what they are told."""
+        minutes = self.severities.levels[severity].update_every_minutes
+        return timedelta(minutes=minutes * (DRILL_SCALE if self.drill else 1))
+
     @property
     def clock(self) -> Clocks:
         """The clocks in force."""

@@ -12,6 +12,7 @@ from responder.keeper.clocks import answer_overdue_forms
 from responder.keeper.leases import keep_pages_quiet
 from responder.keeper.outbox import Outbox
 from responder.keeper.runs import take_up_lapsed_runs
+from responder.keeper.updates import keep_updates
 from responder.store import open_store
 
 TICK_S = 0.5
@@ -38,6 +39,7 @@ def main() -> None:
         lambda: keep_pages_quiet(store, access),
         lambda: take_up_lapsed_runs(store, holder),
         lambda: answer_overdue_forms(store),
+        lambda: keep_updates(store, access),
     )
     log.info("keeping promises as %s", holder)
     store.keeper_beats(holder)

@@ -10,10 +10,11 @@ from prefect.exceptions import PrefectException
 
 from blocks.github import GitHub
 from blocks.pagerduty import PagerDuty
-from blocks.service import load_pagerduty, load_slack, load_statuspage, load_tickets
+from blocks.service import load_pagerduty, load_profile, load_slack, load_statuspage, load_tickets
 from blocks.slack import Slack
 from blocks.statuspage import Statuspage
 from responder.domain.errors import PermanentError, TransientError
+from responder.domain.profile import Profile
 
 Block = TypeVar("Block")
 FRESH_S = 60.0
@@ -24,6 +25,10 @@ class Access:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], tuple[float, Any]] = {}
+
+    def profile(self, service: str) -> Profile:
+        """The service's profile as it is saved now. Raises like `pagerduty`."""
+        return self._get("profile", service, load_profile)
 
     def pagerduty(self, service: str) -> PagerDuty:
         """The service's PagerDuty. Raises `PermanentError` (not saved) or `TransientError` (Prefect is down)."""

@@ -2,7 +2,7 @@
 
 from blocks.run_history import run_url
 from responder.domain.incident import Ending, Severity
-from responder.domain.notices import Escalation, for_slack, render_escalation
+from responder.domain.notices import Escalation, for_slack, render_escalation, slack_blocks
 from responder.domain.profile import Profile
 from responder.store import Store
 
@@ -28,5 +28,6 @@ def hand_over(store: Store, incident_id: str, ending: Ending) -> None:
         store.enqueue(incident_id, channel="pagerduty", kind="escalate", body=body, key="escalate")
     if profile.slack:
         kind = "post" if profile.pagerduty else "escalate"
-        store.enqueue(incident_id, channel="slack", kind=kind, body={"text": for_slack(text)}, key="escalation")
+        said = {"text": for_slack(text), "blocks": slack_blocks(text)}
+        store.enqueue(incident_id, channel="slack", kind=kind, body=said, key="escalation")
     store.end_run(incident_id, row.epoch, ending)

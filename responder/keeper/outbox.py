@@ -232,9 +232,23 @@ def _tell_slack(store: Store, access: Access, message: MessageRow, incident: Inc
         case "post" | "escalate":
             profile = Profile.model_validate(incident.profile)
             fallback = profile.slack.backup_channel if profile.slack else None
-            target = body.get("channel") or incident.channel_id or fallback
+            target = body.get("channel") or _open_channel(store, incident) or fallback
             if target is None:
-                raise PermanentError("there is no channel to post to: the incident's could not be created")
-            slack.post(target, body["text"])
+                raise PermanentError(
+                    "there is no channel to post to: the incident's is archived, or was not created"
+                )
+            slack.post(target, body["text"], body.get("blocks"))
+        case "archive":
+            if incident.channel_id is None:
+                raise NothingToTellError("Slack has no channel of this incident")
+            if incident.status != "closed":
+                raise TransientError("the incident is being closed")
+            slack.archive(incident.channel_id)
         case kind:
             raise PermanentError(f"the outbox knows no Slack message {kind!r}")
+
+
+def _open_channel(store: Store, incident: IncidentRow) -> str | None:
+    """The incident's channel, unless we have archived it: nothing can be posted there any more."""
+    archived = any((m.kind, m.state) == ("archive", "sent") for m in store.messages(incident.id))
+    return None if archived else incident.channel_id
