@@ -303,6 +303,25 @@ def test_check_finds(lab, store, change: Change, what: str, detail: str):
     assert not [c for c in host.commands() if "restart" in c["command"]]
 
 
+def test_check_tries_a_sites_own_templates(lab, store, tmp_path, monkeypatch):
+    from blocks.service import save_service
+    from responder.cli.drill import lab_profile
+
+    filled, secrets = lab_profile(lab.facts())
+    save_service(filled, secrets)
+    monkeypatch.setenv("INCIDENT_TEMPLATES", str(tmp_path))
+    template = tmp_path / "initial_notice.txt.j2"
+    for text, ok in (("{{ notice.description | plain }}", True), ("\n{{ nothing | plain }}", False)):
+        template.write_text(text)
+        [found] = [
+            f
+            for f in incident("service", "check", filled.name, "--json").document["checks"]
+            if f["what"] == "templates"
+        ]
+        assert found["ok"] is ok
+    assert found["detail"] == f"{template}, line 2: UndefinedError: 'nothing' is undefined"
+
+
 def test_check_says_a_line_for_each_thing_and_remembers_what_it_could_not_read(lab, store):
     from blocks.service import save_service
     from responder.cli.drill import lab_profile

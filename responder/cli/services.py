@@ -78,6 +78,7 @@ def check(name: str, store: Store) -> list[Finding]:
     for host in profile.hosts:
         findings += _check_host(profile, ssh, host, store)
     findings += _check_outside(profile)
+    findings += _check_templates()
     return findings
 
 
@@ -167,6 +168,15 @@ def _check_outside(profile: Profile) -> Iterator[Finding]:
     if profile.pagerduty is None and profile.slack is None:
         # A choice of the profile, not a fault: whoever declares an incident is told where they declare it.
         yield _finding("telling people", True, "neither PagerDuty nor Slack is configured: nobody would be paged")
+
+
+def _check_templates() -> Iterator[Finding]:
+    from responder.domain.notices import SITE_TEMPLATES
+    from responder.domain.site_templates import template_problems
+
+    if folder := os.environ.get(SITE_TEMPLATES):
+        problems = template_problems(folder)
+        yield _finding("templates", not problems, "; ".join(problems) or f"those in {folder} can be used")
 
 
 def _finding(what: str, ok: bool, detail: str) -> Finding:

@@ -2,17 +2,23 @@
 
 Source: the document's "Communication Templates". Values are data: a template prints only what one of the
 filters below has cleaned, bounded and escaped; anything else stops the rendering. Values are never read as
-templates, and the templates run in a sandbox.
+templates, and the templates run in a sandbox. A site may word them anew (`responder.domain.site_templates`).
 """
 
+import functools
+import logging
 import math
+import os
 import re
 import textwrap
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import PackageLoader, StrictUndefined
+from jinja2 import BaseLoader, FileSystemLoader, PackageLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from responder.domain.base import Frozen, UtcDatetime
@@ -123,9 +129,9 @@ def _checked(value: Any) -> Any:
     return value
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment(loader: BaseLoader) -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
-        loader=PackageLoader("responder.domain", "templates"),
+        loader=loader,
         undefined=StrictUndefined,
         finalize=_checked,
         trim_blocks=True,
@@ -138,15 +144,44 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-_TEMPLATES = _environment()
+SITE_TEMPLATES = "INCIDENT_TEMPLATES"
+"""Environment variable: a folder with a site's own templates, by the names of the shipped ones."""
+
+_SHIPPED = _environment(PackageLoader("responder.domain", "templates"))
+_site_environment = functools.cache(lambda folder: _environment(FileSystemLoader(folder)))
+_checking: ContextVar[str] = ContextVar("_checking", default="")
+
+
+def shipped_templates() -> list[str]:
+    """The names of all templates, each of which a site may replace."""
+    return _SHIPPED.list_templates()
+
+
+@contextmanager
+def checking(folder: str) -> Iterator[None]:
+    """Within the block a site's templates in `folder` are used, and what is wrong with them is raised."""
+    token = _checking.set(folder)
+    try:
+        yield
+    finally:
+        _checking.reset(token)
 
 
 def render(template: str, **values: object) -> str:
-    """The package's template filled with `values`, without an end of line at its end.
+    """The site's template, or else the package's, filled with `values`, without an end of line at its end.
 
-    Raises TypeError when a value reaches the text without having passed a filter.
+    Whatever is wrong with a site's own is logged, and the package's is used: its wording must not keep people
+    from being told. Raises TypeError when a value reaches the text without having passed a filter.
     """
-    return _TEMPLATES.get_template(template).render(**values).strip("\n")
+    folder = _checking.get() or os.environ.get(SITE_TEMPLATES, "")
+    if folder and Path(folder, template).is_file():
+        try:
+            return str(_site_environment(folder).get_template(template).render(**values)).strip("\n")
+        except Exception:
+            if _checking.get():
+                raise
+            logging.getLogger(__name__).exception("%s in %s cannot be used; ours is", template, folder)
+    return _SHIPPED.get_template(template).render(**values).strip("\n")
 
 
 class InitialNotice(Frozen):

@@ -7,6 +7,8 @@ import socket
 import threading
 from collections.abc import Callable
 
+from responder.domain.notices import SITE_TEMPLATES
+from responder.domain.site_templates import template_problems
 from responder.keeper.access import Access
 from responder.keeper.clocks import answer_overdue_forms
 from responder.keeper.leases import keep_pages_quiet
@@ -31,6 +33,9 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
     ended = threading.Event()
 
+    if folder := os.environ.get(SITE_TEMPLATES):
+        for problem in template_problems(folder):
+            log.error("%s; the shipped template is used", problem)
     store, access = open_store(), Access()
     outbox = Outbox(store, access)
     holder = f"keeper:{socket.gethostname()}:{os.getpid()}"
