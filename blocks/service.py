@@ -75,6 +75,10 @@ def save_service(profile: Profile, secrets: Mapping[str, str]) -> None:
             repository=profile.tickets.repository,
             base_url=profile.tickets.base_url,
         ).save(profile.name, overwrite=True)
+    if profile.stakeholders:
+        from blocks.notification import Notification
+
+        Notification.register_type_and_schema()  # so that Prefect's UI has a form for e-mail
     # Last, so that a service that can be found has all its blocks.
     Service(profile=profile.model_dump(mode="json")).save(profile.name, overwrite=True)
 

@@ -73,6 +73,17 @@ def test_a_notice_goes_where_the_profile_says_and_nowhere_else():
     assert messages[1].body["channel"] == "#sales"
 
 
+def test_each_stakeholders_block_has_a_channel_of_its_own_and_gets_plain_text():
+    mail, hook = told(initial(), stakeholders=["incident-notification/sales", "custom-webhook/ops"])
+    assert (mail.channel, hook.channel) == (
+        "stakeholders/incident-notification/sales",
+        "stakeholders/custom-webhook/ops",
+    )
+    assert mail.body["block"] == "incident-notification/sales"
+    assert mail.body["subject"] == "INCIDENT: gateway <down>"
+    assert mail.body["text"].startswith("INCIDENT: gateway <down>\nSeverity: P1\n")
+
+
 @pytest.mark.parametrize(
     ("severity", "impact", "component"),
     [

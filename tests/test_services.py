@@ -303,6 +303,24 @@ def test_check_finds(lab, store, change: Change, what: str, detail: str):
     assert not [c for c in host.commands() if "restart" in c["command"]]
 
 
+def test_check_names_stakeholders_that_are_not_saved_and_the_form_for_e_mail_is_there(lab, store):
+    from prefect.client.orchestration import get_client
+
+    from blocks.notification import Notification
+    from blocks.service import save_service
+    from responder.cli.drill import lab_profile
+
+    filled, secrets = lab_profile(lab.facts())
+    named = ("incident-notification/saved", "custom-webhook/absent")
+    save_service(filled.model_copy(update={"stakeholders": named}), secrets)
+    with get_client(sync_client=True) as client:
+        assert client.read_block_type_by_slug("incident-notification").name == "Incident notification"
+    Notification(url="mailto://127.0.0.1:9?to=a@example.com").save("saved", overwrite=True)
+    checks = incident("service", "check", filled.name, "--json").document["checks"]
+    assert [f["ok"] for f in checks if f["what"].startswith("stakeholders: ")] == [True, False]
+    save_service(filled, secrets)
+
+
 def test_check_tries_a_sites_own_templates(lab, store, tmp_path, monkeypatch):
     from blocks.service import save_service
     from responder.cli.drill import lab_profile

@@ -165,6 +165,15 @@ def _check_outside(profile: Profile) -> Iterator[Finding]:
         except IncidentResponseError as error:
             problems = [str(error)]
         yield _finding(system, not problems, "; ".join(problems) or "credentials accepted")
+    for reference in profile.stakeholders:
+        from blocks.notification import load_notification
+
+        try:
+            load_notification(reference)
+        except IncidentResponseError as error:
+            yield _finding(f"stakeholders: {reference}", False, str(error))
+        else:
+            yield _finding(f"stakeholders: {reference}", True, "is saved; only sending would show that it arrives")
     if profile.pagerduty is None and profile.slack is None:
         # A choice of the profile, not a fault: whoever declares an incident is told where they declare it.
         yield _finding("telling people", True, "neither PagerDuty nor Slack is configured: nobody would be paged")

@@ -18,7 +18,7 @@ from responder.domain.notices import (
 from responder.domain.profile import Profile, StatuspageAccess
 
 PAGERDUTY, SLACK, SLACK_STAKEHOLDERS = "pagerduty", "slack", "slack-stakeholders"
-STATUSPAGE, TICKETS = "statuspage", "tickets"
+STATUSPAGE, TICKETS, STAKEHOLDERS = "statuspage", "tickets", "stakeholders"
 
 PublicState = Literal["investigating", "identified", "monitoring", "resolved"]
 
@@ -50,6 +50,8 @@ class Message(Frozen):
 def notice_messages(profile: Profile, notice: Notice, *, severity: Severity, kind: Kind) -> tuple[Message, ...]:
     """The notice for every channel that gets notices: the incident's, the stakeholders', the status page.
 
+    Text for stakeholders is plain.
+
     Source: the document's phases 1, 2 and 4 ("Post initial assessment", "Update stakeholders", "Update status
     page") and its "Communication Templates".
     """
@@ -61,6 +63,10 @@ def notice_messages(profile: Profile, notice: Notice, *, severity: Severity, kin
         if channel := profile.slack.stakeholder_channel:
             body = {**body, "channel": channel}
             messages.append(Message(channel=SLACK_STAKEHOLDERS, kind="post", body=body))
+    for name in profile.stakeholders:
+        # A channel for each, so that one that cannot be reached holds up no other.
+        body = {"block": name, "subject": plain(text.split("\n")[0], 200), "text": text}
+        messages.append(Message(channel=f"{STAKEHOLDERS}/{name}", kind="notify", body=body))
     if profile.statuspage:
         messages.append(_for_customers(profile.statuspage, notice, text, severity, kind))
     return tuple(messages)

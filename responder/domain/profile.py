@@ -22,6 +22,8 @@ DRILL_SCALE = 0.1  # clocks of a drill run at a tenth
 # Our proposal, to be moved in the review: the document gives action items a due date but no rule for it.
 DUE_DAYS = {Severity.P1: 7, Severity.P2: 14, Severity.P3: 30, Severity.P4: 60}
 
+NotificationName = Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
+
 
 class Host(Frozen):
     """One machine that runs the service."""
@@ -347,6 +349,9 @@ class Profile(Frozen):
     slack: SlackAccess | None = None
     statuspage: StatuspageAccess | None = None
     tickets: TicketAccess | None = None
+    stakeholders: tuple[NotificationName, ...] = Field(
+        (), description="Saved notification blocks of Prefect that get the three notices: `block-type/name`."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Profile":

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import httpx
+from prefect.blocks.abstract import NotificationBlock
 from prefect.exceptions import PrefectException
 
 from blocks.github import GitHub
+from blocks.notification import load_notification
 from blocks.pagerduty import PagerDuty
 from blocks.service import load_pagerduty, load_profile, load_slack, load_statuspage, load_tickets
 from blocks.slack import Slack
@@ -45,6 +47,10 @@ class Access:
     def tickets(self, service: str) -> GitHub:
         """The service's tickets. Raises like `pagerduty`."""
         return self._get("tickets", service, load_tickets)
+
+    def notification(self, reference: str) -> NotificationBlock:
+        """The notification block saved as `block-type/name`. Raises like `pagerduty`."""
+        return self._get("notification", reference, load_notification)
 
     def _get(self, system: str, service: str, load: Callable[[str], Block]) -> Block:
         loaded_at, block = self._known.get((system, service), (None, None))

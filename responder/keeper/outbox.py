@@ -9,7 +9,7 @@ from responder.domain.errors import IncidentResponseError, PermanentError, Trans
 from responder.domain.notices import for_slack
 from responder.domain.profile import Profile
 from responder.keeper.access import Access
-from responder.keeper.telling import NothingToTellError, tell_statuspage, tell_tickets
+from responder.keeper.telling import NothingToTellError, tell_stakeholders, tell_statuspage, tell_tickets
 from responder.store import Store
 from responder.store.tables import IncidentRow, MessageRow
 
@@ -122,13 +122,15 @@ def _use_backup(store: Store, message: MessageRow, incident: IncidentRow) -> Non
 
 
 def _deliver(store: Store, access: Access, message: MessageRow, incident: IncidentRow) -> None:
-    match message.channel:
+    match message.channel.partition("/")[0]:
         case "pagerduty":
             _tell_pagerduty(store, access, message, incident)
         case "statuspage":
             tell_statuspage(access, message, incident)
         case "tickets":
             tell_tickets(access, message, incident)
+        case "stakeholders":
+            tell_stakeholders(access, message)
         case _:
             _tell_slack(store, access, message, incident)
 

@@ -1,8 +1,10 @@
-"""What sending one message means beyond PagerDuty and Slack: the status page and the tickets.
+"""What sending one message means beyond PagerDuty and Slack: the status page, the tickets, the stakeholders.
 
-Both are looked at before anything is written, so that a message whose answer was lost is not said twice.
+Status page and tickets are looked at before anything is written, so that a message whose answer was lost is not
+said twice. An e-mail cannot be looked at: it may come twice rather than never.
 """
 
+from blocks.notification import notify
 from responder.domain.errors import PermanentError
 from responder.keeper.access import Access
 from responder.store.tables import IncidentRow, MessageRow
@@ -47,3 +49,8 @@ def tell_tickets(access: Access, message: MessageRow, incident: IncidentRow) -> 
     said = (known.body, *tickets.comments(known.number, since=incident.opened_at))
     if not any(body["seen_in"] in text for text in said):
         tickets.comment(known.number, body["comment"])
+
+
+def tell_stakeholders(access: Access, message: MessageRow) -> None:
+    """Send a notice through the saved notification block that the message names. Raises as `notify` does."""
+    notify(access.notification(message.body["block"]), message.body["subject"], message.body["text"])

@@ -31,6 +31,7 @@ _CHANNELS = {
     "slack-stakeholders": "Slack (stakeholders)",
     "statuspage": "Statuspage",
     "tickets": "Tickets",
+    "stakeholders": "Stakeholders",
 }
 
 
@@ -98,6 +99,8 @@ def store_entries(store: Store, incident_id: str) -> tuple[Entry, ...]:
 def _told(message: MessageRow) -> str:
     key = message.id.rpartition(":")[2].partition("-")[0]
     words = _MESSAGES.get(
-        key if message.kind in ("post", "publish") else message.kind, message.kind.replace("_", " ")
+        key if message.kind in ("post", "publish", "notify") else message.kind, message.kind.replace("_", " ")
     )
-    return f"{_CHANNELS.get(message.channel, message.channel)}, {words}"
+    channel, _, name = message.channel.partition("/")
+    where = _CHANNELS.get(channel, channel) + (f" ({name})" if name else "")
+    return f"{where}, {words}"

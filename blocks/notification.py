@@ -1,0 +1,77 @@
+"""Stakeholders by whatever Prefect's notification blocks reach: e-mail, Teams, a webhook and many more.
+
+Source: Prefect, "Notification blocks"; Apprise, "URL basics".
+"""
+
+from typing import Any, cast
+
+import httpx
+from prefect.blocks.abstract import NotificationBlock, NotificationError
+from prefect.blocks.core import Block
+from prefect.blocks.notifications import AbstractAppriseNotificationBlock, AppriseNotificationBlock
+from pydantic import Field, SecretStr
+
+from responder.domain.errors import OutcomeUnknownError, PermanentError, TransientError
+from responder.domain.escaping import bound
+from responder.domain.redaction import redact
+
+_LOG_LIMIT = 300
+
+
+class Notification(AppriseNotificationBlock):
+    """Anything that Apprise reaches by one URL, e-mail for example."""
+
+    _block_type_slug = "incident-notification"
+    _block_type_name = "Incident notification"
+    _description = "A way to stakeholders that Apprise knows, like e-mail."
+
+    url: SecretStr = Field(
+        description="Apprise URL, with its password.",
+        examples=["mailtos://user:password@smtp.example.com?from=incidents@example.com&to=sales@example.com"],
+    )
+
+
+def load_notification(reference: str) -> NotificationBlock:
+    """The saved block that a profile names as `block-type/name`, like `custom-webhook/sales`.
+
+    Raises `PermanentError` when none is saved by that name, or when it cannot notify anybody.
+    """
+    try:
+        # Flows are asynchronous, and there Prefect would hand out a coroutine of its own accord.
+        block = cast(Block, Block.load(reference, _sync=True))  # type: ignore[call-arg]
+    except ValueError as error:
+        raise PermanentError(
+            f"no block is saved as {reference!r}; `prefect block ls` shows what there is"
+        ) from error
+    if not isinstance(block, NotificationBlock):
+        raise PermanentError(f"the block {reference!r} cannot notify anybody; name a notification block")
+    if isinstance(block, AbstractAppriseNotificationBlock):
+        # Else Apprise takes the text for whatever format the way has, and values could bring HTML into a mail.
+        asset: Any = block._apprise_client.asset
+        asset.body_format = "text"
+    return block
+
+
+def notify(block: NotificationBlock, subject: str, text: str) -> None:
+    """Tell whoever the block reaches. Repeating tells again.
+
+    Raises TransientError, PermanentError and OutcomeUnknownError, none of which repeats a webhook's address:
+    it is a secret.
+    """
+    kind = block.get_block_type_slug()
+    try:
+        with block.raise_on_failure():
+            cast(Any, block).notify(text, subject=subject, _sync=True)
+    except NotificationError as error:
+        said = redact(bound(" ".join(error.log.split()), _LOG_LIMIT))
+        raise TransientError(f"{kind}: could not notify: {said or 'no reason given'}") from error
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        problem = f"{kind}: could not notify: HTTP {status}"
+        raise (TransientError if status == 429 or status >= 500 else PermanentError)(problem) from None
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise TransientError(f"{kind}: could not notify: {type(error).__name__}") from None
+    except httpx.HTTPError as error:
+        raise OutcomeUnknownError(f"{kind}: could not notify: {type(error).__name__}") from None
+    except (ValueError, KeyError) as error:  # an address that is none, a placeholder without a value
+        raise PermanentError(f"{kind}: could not notify: {type(error).__name__}") from None
