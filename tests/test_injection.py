@@ -272,7 +272,8 @@ def test_hostile_values_of_a_profile_are_arguments_on_the_host(lab: Lab, text: s
 
 
 EXPECTED_ON_HOSTS = re.compile(
-    r"systemctl (show|status) |journalctl |curl -q |\bps -eo |\bfree -b|\bdf -P |\bwho -u|\bdate \+%z|\bstat -c |"
+    r"systemctl (show|status) |journalctl |curl -q |\bps -eo |\bfree -b|\bdf -P |\bwho -u|\bdate \+%z|"
+    r"\bstat (-L )?-c |\btest -x |\bkubectl get |\bcmp -s |failover\.sh postgres status|"
     r"\.incident"
 )
 

@@ -82,6 +82,10 @@ def check(name: str, store: Store) -> list[Finding]:
     return findings
 
 
+WHOLE_PATH = 'cd -- "$(dirname -- "$1")" && printf "%s/%s" "$(pwd -P)" "$(basename -- "$1")"'
+SCRIPT_MISSING = ("rollback.script", False)
+
+
 def _check_host(profile: Profile, ssh: Any, host: Host, store: Store) -> Iterator[Finding]:
     from responder.domain.base import now
     from responder.domain.evidence import Dossier
@@ -106,6 +110,7 @@ def _check_host(profile: Profile, ssh: Any, host: Host, store: Store) -> Iterato
                     f"{host.name}: command {program}", there[program], found.stdout.strip() or "missing"
                 )
             yield from _check_rights(profile, look, host)
+            yield from _check_strategies(profile, look, host)
             look.unit()
             if there[programs["journalctl"]]:
                 look.journal("-n", "50")
@@ -138,6 +143,8 @@ def _check_rights(profile: Profile, look: Any, host: Host) -> Iterator[Finding]:
     allowed = listed_commands(listing.stdout) if listing.exit_status == 0 else ()
     for what, command in behind_sudo.items():
         argv = [word for word in command[1:] if word != "-n"]
+        if argv and "/" in argv[0] and not argv[0].startswith("/"):  # the listing names whole paths
+            argv[0] = look.read("sh", "-c", WHOLE_PATH, "sh", argv[0]).stdout.strip() or argv[0]
         shown = " ".join(argv)
         ok = may_run(allowed, argv, exact=what in profile.strategies)
         yield _finding(
@@ -145,6 +152,19 @@ def _check_rights(profile: Profile, look: Any, host: Host) -> Iterator[Finding]:
             ok,
             f"{shown}: NOPASSWD" if ok else f"{shown}: not in the listing of `sudo -n -l` as NOPASSWD",
         )
+
+
+def _check_strategies(profile: Profile, look: Any, host: Host) -> Iterator[Finding]:
+    """Whether what each strategy reads before it acts can be read, so that it could ever be tried."""
+    for name in profile.strategies:
+        before = len(look.evidence)
+        look.strategies(name)
+        seen = look.evidence[before:]
+        missing = [
+            f"{e.key}: {e.unknown or 'no'}" for e in seen if e.unknown or (e.key, e.value) == SCRIPT_MISSING
+        ]
+        if seen:
+            yield _finding(f"{host.name}: strategy {name}", not missing, "; ".join(missing) or "can be tried")
 
 
 def _check_outside(profile: Profile) -> Iterator[Finding]:
