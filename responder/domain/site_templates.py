@@ -203,4 +203,5 @@ _SAMPLES: dict[str, Callable[[], object]] = {
     "ticket.md.j2": _ticket,
     "ticket_comment.md.j2": _ticket,
     "timeline.md.j2": lambda: reports.timeline(_timeline()),
+    "what_now.md.j2": lambda: reports.what_now("abc123", status="open", outcome=None, reason=_WHAT, waiting=""),
 }
