@@ -198,7 +198,8 @@ class Look:
         """What the configured strategies read on this host: whether they could be tried, and what they changed."""
         for name in names:
             strategy = self.profile.strategies.get(name)
-            if strategy is None or getattr(strategy, "host", self.host.name) != self.host.name:
+            hosts = [host.name for host in self.profile.hosts]
+            if strategy is None or not strategy.reads_on(self.host.name, hosts):
                 continue
             for read, command in strategy.reads().items():
                 strategy.note(self.notes, read, self.read(*command))

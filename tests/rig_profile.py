@@ -45,7 +45,8 @@ def rig_profile(inventory: Path, **changes: Any) -> dict[str, Any]:
         "latency": "veloz_request_duration_seconds",
     }
     # Several incidents run within minutes of each other here.
-    data["strategies"]["restart"]["budget"] = {"attempts": 1, "within_minutes": 0.01, "per_incident": 2}
+    for name in ("restart", "rollback"):
+        data["strategies"][name]["budget"] = {"attempts": 1, "within_minutes": 0.01, "per_incident": 2}
     return data | changes
 
 

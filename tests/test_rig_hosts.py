@@ -120,6 +120,13 @@ def test_a_release_that_dies_later_is_given_to_a_person_after_one_restart(servic
     assert restarts() == 1
 
 
+def test_a_new_release_that_dies_at_its_start_is_rolled_back(service: str) -> None:
+    on_host(f"ln -sfn {RELEASE} /opt/veloz/current; touch {RELEASE}/BROKEN; systemctl restart veloz")
+    status, ended = declare(service)
+    assert (status, ended["outcome"]) == (0, "resolved"), ended
+    assert "1.4.2" not in on_host("readlink /opt/veloz/current")
+
+
 def test_nothing_is_touched_where_nothing_is_wrong(service: str) -> None:
     before = main_pid()
     status, ended = declare(service)

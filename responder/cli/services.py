@@ -156,7 +156,7 @@ def _check_rights(profile: Profile, look: Any, host: Host) -> Iterator[Finding]:
 
 def _check_strategies(profile: Profile, look: Any, host: Host) -> Iterator[Finding]:
     """Whether what each strategy reads before it acts can be read, so that it could ever be tried."""
-    for name in profile.strategies:
+    for name, strategy in profile.strategies.items():
         before = len(look.evidence)
         look.strategies(name)
         seen = look.evidence[before:]
@@ -164,7 +164,9 @@ def _check_strategies(profile: Profile, look: Any, host: Host) -> Iterator[Findi
             f"{e.key}: {e.unknown or 'no'}" for e in seen if e.unknown or (e.key, e.value) == SCRIPT_MISSING
         ]
         if seen:
-            yield _finding(f"{host.name}: strategy {name}", not missing, "; ".join(missing) or "can be tried")
+            # What asks a person first is refused at its turn, with this reason: no gap in what runs by itself.
+            ok = not missing or not strategy.severities
+            yield _finding(f"{host.name}: strategy {name}", ok, "; ".join(missing) or "can be tried")
 
 
 def _check_outside(profile: Profile) -> Iterator[Finding]:

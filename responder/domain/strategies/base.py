@@ -72,6 +72,10 @@ class Strategy(Frozen):
         """What to act on, first one first: of all `hosts` those that the hypothesis is about (`ill`)."""
         return tuple(Target(name=host, host=host) for host in ill)
 
+    def reads_on(self, host: str, hosts: Sequence[str]) -> bool:  # noqa: ARG002
+        """Whether the strategy reads anything on `host` of all `hosts`."""
+        return True
+
     def reads(self) -> dict[str, Command]:
         """What is read on the target's host before and after, by name."""
         return {STATUS: self.status} if self.status else {}

@@ -20,7 +20,7 @@ class Failover(Strategy):
 
     name: ClassVar[str] = "failover"
     severities: tuple[Severity, ...] = Field((), max_length=0, description="None: a person is always asked.")
-    host: str = Field(description="The host that the script runs on.")
+    host: str | None = Field(None, description="The host that the script runs on; the first one if empty.")
     cluster: Argument = Field("database", description="What fails over, as people call it.")
     requires: tuple[Condition, ...] = Field(
         min_length=1, description="All must hold before, like quorum, lag and fencing; unknown means no."
@@ -37,4 +37,8 @@ class Failover(Strategy):
 
     def targets(self, ill: Sequence[str], hosts: Sequence[str]) -> tuple[Target, ...]:  # noqa: ARG002
         """The cluster."""
-        return (Target(name=self.cluster, host=self.host),)
+        return (Target(name=self.cluster, host=self.host or hosts[0]),)
+
+    def reads_on(self, host: str, hosts: Sequence[str]) -> bool:
+        """Only where its command runs."""
+        return host == (self.host or hosts[0])

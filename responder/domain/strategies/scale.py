@@ -25,7 +25,7 @@ class Scale(Strategy):
 
     name: ClassVar[str] = "scale"
     command: Command = Field(("kubectl",), description="kubectl, with the arguments that every call needs.")
-    host: str = Field(description="The host that has kubectl.")
+    host: str | None = Field(None, description="The host that has kubectl; the first one if empty.")
     deployment: Argument = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", description="Name of the deployment.")
     namespace: Argument = Field("default", pattern=r"^[a-z0-9][a-z0-9-]*$", description="Its namespace.")
     replicas: int = Field(ge=1, le=1_000, description="How many replicas to run.")
@@ -35,7 +35,11 @@ class Scale(Strategy):
 
     def targets(self, ill: Sequence[str], hosts: Sequence[str]) -> tuple[Target, ...]:  # noqa: ARG002
         """The deployment."""
-        return (Target(name=self.deployment, host=self.host),)
+        return (Target(name=self.deployment, host=self.host or hosts[0]),)
+
+    def reads_on(self, host: str, hosts: Sequence[str]) -> bool:
+        """Only where its command runs."""
+        return host == (self.host or hosts[0])
 
     def reads(self) -> dict[str, Command]:
         """The status command, and the deployment itself."""
