@@ -16,11 +16,11 @@ import yaml
 from responder import reference
 from responder.cli.app import app
 from responder.cli.services import read_profile_file
-from responder.domain.evidence import OPERATORS
+from responder.domain.evidence import OPERATORS, Dossier
 from responder.domain.hypothesis import Catalogue
 from responder.domain.incident import Mode, Outcome
 from responder.domain.profile import Profile, read_profile
-from responder.domain.strategies import scale
+from responder.domain.strategies import Target, scale
 from responder.lab.scenario import Scenario
 
 ROOT = Path(__file__).parents[1]
@@ -162,7 +162,9 @@ def test_every_yaml_block_is_valid() -> None:
     checked = 0
     for page, text in blocks("yaml"):
         document = yaml.safe_load(text)
-        if "hypotheses" in document:
+        if isinstance(document, list):
+            Catalogue.model_validate({"schema_version": 1, "hypotheses": document})
+        elif "hypotheses" in document:
             Catalogue.model_validate(document)
         elif "trigger" in document:
             Scenario.model_validate(document)
@@ -240,3 +242,12 @@ def test_the_picture_is_there_and_small() -> None:
     picture = ROOT / "docs/pictures/run.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size < 300_000
+
+
+def test_the_strategy_of_the_how_to_page_works_as_it_stands() -> None:
+    [source] = [text for page, text in blocks("python") if page == "how-to.md"]
+    found: dict[str, Any] = {}
+    exec(compile(source, "drain.py", "exec"), found)
+    drain = found["Drain"].model_validate({"command": ["drain"], "budget": {"attempts": 1, "within_minutes": 5}})
+    assert "not known to be" in drain.problem(Dossier(), Target(name="gw-1", host="gw-1"))
+    assert drain.can_undo
