@@ -111,7 +111,7 @@ def shell(lab: Lab) -> Iterator[Shell]:
     lab.apply(Heal(do="heal"))
 
 
-def eventually(check: Callable[[], bool], timeout_s: float = 5) -> bool:
+def eventually(check: Callable[[], bool], timeout_s: float = 30) -> bool:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if check():

@@ -506,6 +506,8 @@ def test_a_strategy_of_the_responder_may_be_tried_acts_and_holds(
             return Dossier(evidence=look.evidence)
 
     do(shell, **fault)
+    if fault.get("how") != "exit":  # one that is only starting dies of being told to reload
+        assert eventually(lambda: health(shell).startswith(("200", "503")))
     before = looked()
     snapshot = Snapshot.of(before, shell.host.name, now(), strategy=name)
     assert strategy.problem(before, target) is None
