@@ -121,9 +121,9 @@ def _bare(run_dir: Path, seed: int) -> float:
             (clock.confirm_window_s, clock.confirm_deadline_s),
         ):
             excused = frozenset({(host.name, "metrics")})
-            held, *_ = watch(profile, ssh, [host], window_s=window_s, deadline_s=deadline_s, excused=excused)
-            if held.state != "held":
-                sys.exit(f"the bare script did not repair the service: {held.reason}")
+            seen = watch(profile, ssh, [host], window_s=window_s, deadline_s=deadline_s, excused=excused)
+            if not seen.held:
+                sys.exit(f"the bare script did not repair the service: {seen.holding.reason}")
         return time.monotonic() - began
 
 

@@ -7,17 +7,15 @@ from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import apause_flow_run
 
 from responder.domain import reports
-from responder.domain.incident import IncidentRef, Severity
+from responder.domain.incident import WAITING_TO_APPROVE, IncidentRef, Severity
 from responder.domain.notices import inline
 from responder.domain.plan import PlanStep, steps_of
 from responder.domain.shell import quote
 from tasks.case import Case, open_case
 from tasks.closing import PAUSE_LIMIT_S
 from tasks.forms import ApprovalForm, Approving
-from tasks.results import approval_record, read_plan, read_results
+from tasks.results import keep_answer, read_plan, read_results
 from tasks.tell import ask_for_approval
-
-WAITING = "waiting for a person to approve"
 
 
 async def ask_to_act(ref: IncidentRef, step: PlanStep) -> None:
@@ -31,8 +29,8 @@ async def ask_to_act(ref: IncidentRef, step: PlanStep) -> None:
     severity = Severity(case.row.severity or Severity.P1)
     shown = f"{step.strategy} on {step.target}? {step.why}"
     case.store.keep_record(case.id, ref.epoch, "asking", {"step": step.id})
-    case.step(WAITING, deadline_s=case.profile.clock.approval_s)
-    case.store.update_incident(case.id, ref.epoch, reason=f"{WAITING}: {shown}")
+    case.step(WAITING_TO_APPROVE, deadline_s=case.profile.clock.approval_s)
+    case.store.update_incident(case.id, ref.epoch, reason=f"{WAITING_TO_APPROVE}: {shown}")
     ask_for_approval(case, shown, key=step.id)
     plan = reports.plan(read_plan(case.store, case.id), read_results(case.store, case.id))
     form = ApprovalForm.with_initial_data(
@@ -55,7 +53,7 @@ async def ask_to_act(ref: IncidentRef, step: PlanStep) -> None:
         given = {"decision": "decline", "by": "nobody", "why": "no answer within a week", "strategy": ""}
     if given["decision"] == Approving.ANOTHER.value:
         given["why"] = _another(case, step, given)
-    case.store.keep_record(case.id, ref.epoch, approval_record(step.id), given)
+    keep_answer(case, step.id, given)
     case.store.decide(case.id, who=given["by"], what=f"answered: {given['decision']}, {step.id}", why=given["why"])
 
 
@@ -72,7 +70,7 @@ def _another(case: Case, step: PlanStep, given: dict[str, Any]) -> str:
     others = [each for each in others if each.id not in done]
     for each in others:
         answer = {"decision": Approving.APPROVE.value, "by": given["by"], "why": given["why"], "strategy": name}
-        case.store.keep_record(case.id, case.ref.epoch, approval_record(each.id), answer)
+        keep_answer(case, each.id, answer)
     plan = read_plan(case.store, case.id).instead(step, others)
     case.store.keep_record(case.id, case.ref.epoch, "plan", plan.model_dump(mode="json"))
     return f"{given['why']}; {name} instead" if others else f"{given['why']}; {name} was tried already"

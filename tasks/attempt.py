@@ -11,14 +11,14 @@ from responder.domain.errors import IncidentResponseError, OutcomeUnknownError, 
 from responder.domain.escaping import bound
 from responder.domain.evidence import Dossier, Evidence
 from responder.domain.guardrails import HANDS_RULE, Refusal, Situation, hands_on, refusal
-from responder.domain.incident import AttemptOutcome, Kind, Severity, lowest_mode
+from responder.domain.incident import AttemptOutcome, Kind, Phase, Severity, lowest_mode
 from responder.domain.plan import PlanStep
 from responder.domain.profile import Host
 from responder.domain.readings import Snapshot
 from responder.domain.redaction import redact
 from responder.domain.shell import quote
 from responder.domain.strategies import Strategy, Target
-from responder.domain.verification import take_sample
+from responder.domain.verification import healthy_again, take_sample
 from responder.store.tables import AttemptRow
 from tasks.case import Case, first_alert
 from tasks.probes import Look
@@ -132,11 +132,12 @@ def _known_attempt(case: Case, step: PlanStep) -> AttemptRow | None:
 def _look_first(case: Case, step: PlanStep, strategy: Strategy | None) -> Dossier | AttemptOutcome:
     """The precondition and the snapshot, from connections made now; a passing fault is tried again."""
     hosts = list(dict.fromkeys((step.runs_on, *sorted(step.cures))))
+    metrics_of = ill_metrics(case)
     seen: list[Evidence] = []
     for host in map(case.host, hosts):
         for number in range(LOOK_TRIES):
             try:
-                seen += _snapshot(case, step, host)
+                seen += _snapshot(case, step, host, rates=host.name in metrics_of)
                 break
             except IncidentResponseError as error:
                 if not isinstance(error, TransientError) or number + 1 == LOOK_TRIES:
@@ -145,9 +146,7 @@ def _look_first(case: Case, step: PlanStep, strategy: Strategy | None) -> Dossie
                 time.sleep(PAUSE_S)
     dossier = case.keep("mitigate", seen)
     sample = take_sample(Dossier(evidence=tuple(seen)), case.profile, now(), sorted(step.cures))
-    # Error rate and latency take two scrapes: they are read again only where they were ill.
-    judged = [r for r in sample.readings if r.check != "metrics" or _metrics_ill(case, r.host)]
-    if step.undoes is None and all(reading.verdict == "healthy" for reading in judged):
+    if step.undoes is None and healthy_again(sample, metrics_of=metrics_of):
         reason = f"{', '.join(sorted(step.cures))} healthy again, nothing is left to do"
         return AttemptOutcome(attempt_id=None, state="skipped", reason=reason)
     problem = strategy.problem(dossier, target_of(step)) if strategy and step.undoes is None else None
@@ -159,14 +158,17 @@ def _look_first(case: Case, step: PlanStep, strategy: Strategy | None) -> Dossie
     return dossier
 
 
-def _metrics_ill(case: Case, host: str) -> bool:
-    return bool(case.store.dossier(case.id).value(host, "metrics.verdict") == "unhealthy")
+def ill_metrics(case: Case) -> frozenset[str]:
+    """The hosts whose error rate or latency is what is ill: when diagnosed, or when last read."""
+    diagnosed = case.store.dossier(case.id, phases=(Phase.TRIAGE, Phase.DIAGNOSE))
+    read = (*diagnosed.of("metrics.verdict"), *case.store.dossier(case.id).of("metrics.verdict"))
+    return frozenset(evidence.host for evidence in read if evidence.value == "unhealthy")
 
 
-def _snapshot(case: Case, step: PlanStep, host: Host) -> tuple[Evidence, ...]:
+def _snapshot(case: Case, step: PlanStep, host: Host, *, rates: bool) -> tuple[Evidence, ...]:
     with Look(case.profile, case.ssh, host) as look:
         main_pid = look.unit()
-        if _metrics_ill(case, host.name):
+        if rates:
             look.two_scrapes(look.endpoints)
         else:
             look.endpoints()

@@ -11,7 +11,7 @@ from prefect.states import Completed, Failed
 from blocks.run_history import run_url
 from responder.domain.base import now
 from responder.domain.hypothesis import Judgement
-from responder.domain.incident import Ending, IncidentRef, Outcome, ResolveOutcome, Severity
+from responder.domain.incident import WAITING_TO_CLOSE, Ending, IncidentRef, Outcome, ResolveOutcome, Severity
 from responder.domain.notices import inline
 from responder.domain.plan import NextStep, confirmed_ending
 from responder.domain.verification import required_checks
@@ -69,10 +69,8 @@ async def ask_to_close(ref: IncidentRef, ending: Ending) -> Ending:
     answered = case.store.record(case.id, "closing")
     if answered:  # the run was lost after a person had answered: they are not asked again
         return _answered(ending, answered)
-    case.store.update_incident(
-        case.id, ref.epoch, reason=f"mitigated, waiting for a person to close: {ending.reason}"
-    )
-    case.step("waiting for a person to close", deadline_s=case.profile.clock.close_form_s)
+    case.store.update_incident(case.id, ref.epoch, reason=f"mitigated, {WAITING_TO_CLOSE}: {ending.reason}")
+    case.step(WAITING_TO_CLOSE, deadline_s=case.profile.clock.close_form_s)
     form = ClosingForm.with_initial_data(
         description=f"**{severity.value} {case.row.service} is confirmed healthy**\n\n{inline(ending.reason)}\n\n"
         "Close the incident? Customers and stakeholders are told when you do."

@@ -1,13 +1,14 @@
 """Does it hold? Fresh probes, again and again, until the checks have been healthy over a window."""
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.logging import get_run_logger
 
 from blocks.service import load_profile, load_ssh
 from blocks.ssh import SSHCredentials
@@ -15,7 +16,7 @@ from responder.domain import reports
 from responder.domain.base import now
 from responder.domain.errors import IncidentResponseError
 from responder.domain.evidence import Dossier, Evidence
-from responder.domain.incident import Phase, ResolveOutcome, VerifyOutcome
+from responder.domain.incident import ResolveOutcome, VerifyOutcome
 from responder.domain.notes import Notes
 from responder.domain.observations import note_out_of_reach
 from responder.domain.orders import compare_orders
@@ -33,14 +34,16 @@ from responder.domain.verification import (
     stayed,
     take_sample,
 )
-from tasks.attempt import save_orders, snapshot_before, target_of
+from tasks.attempt import ill_metrics, save_orders, snapshot_before, target_of
 from tasks.case import Case
-from tasks.probes import Look, Scrape
+from tasks.probes import Look
 
 MOST_HOSTS_AT_ONCE = 16
 ALERT_POLL_S = 0.5
 CLOCK_SLACK_S = 0.01  # two clocks measure a window: without it the last sample may lie a hair inside
 Checks = frozenset[tuple[str, str]]
+Looks = dict[str, Look | None]
+"""The last look at each host by name; None where none was possible."""
 
 
 @task(task_run_name="verify {step.title} on {step.target}", cache_policy=NO_CACHE)
@@ -67,7 +70,7 @@ def verify_step(case: Case, step: PlanStep) -> VerifyOutcome:
             update={"readings": (*cured, *strategy.postcondition(before, dossier, target_of(step)))}
         )
 
-    held, last, dossier = watch(
+    seen = watch(
         case.profile,
         case.ssh,
         [case.host(name) for name in names],
@@ -77,38 +80,31 @@ def verify_step(case: Case, step: PlanStep) -> VerifyOutcome:
         postcondition=add_postcondition,
         strategy=step.strategy,
     )
-    case.keep("verify", list(dossier.evidence))
-    if held.state == "held" and before and step.undoes is None and case.row.mitigated_at is None:
+    case.keep("verify", list(seen.dossier.evidence))
+    if seen.held and before and step.undoes is None and case.row.mitigated_at is None:
         case.store.update_incident(case.id, case.ref.epoch, mitigated_at=now())
     if before and step.undoes is None:
-        _compare_orders(case, step)
-    verdict = last.verdict(late) if last else "unknown"
-    return VerifyOutcome(holds=held.state == "held", verdict=verdict, reason=held.reason)
+        _compare_orders(case, step, seen.looks)
+    return VerifyOutcome(holds=seen.held, verdict=seen.last.verdict(late), reason=seen.holding.reason)
 
 
-def _compare_orders(case: Case, step: PlanStep) -> None:
+def _compare_orders(case: Case, step: PlanStep, looks: Looks) -> None:
     """Say which orders were open before the action and are unknown since (phase 3, "Verify functionality")."""
     table = case.profile.endpoints.orders
     if table is None or not table.present:
         return
-    for host in map(case.host, sorted(step.cures)):
-        after = None
-        try:
-            with Look(case.profile, case.ssh, host) as look:
-                look.endpoints()
-                after = save_orders(case, look, "after")
-        except IncidentResponseError as error:
-            get_run_logger().warning("the orders on %s cannot be read: %s", host.name, error)
-        saved = case.folder / f"orders-before-{host.name}.json"
-        found = compare_orders(saved.read_text() if saved.exists() else None, after, table.present[0])
-        case.store.keep_record(case.id, case.ref.epoch, f"orders:{host.name}", found.model_dump(mode="json"))
-        case.store.decide(case.id, who="responder", what=f"compares the orders of {host.name}", why=found.reason)
+    for host in sorted(step.cures):
+        look = looks.get(host)
+        after = save_orders(case, look, "after") if look else None
+        before = case.folder / f"orders-before-{host}.json"
+        found = compare_orders(before.read_text() if before.exists() else None, after, table.present[0])
+        case.store.keep_record(case.id, case.ref.epoch, f"orders:{host}", found.model_dump(mode="json"))
+        case.store.decide(case.id, who="responder", what=f"compares the orders of {host}", why=found.reason)
 
 
 def _late(case: Case, hosts: Sequence[str]) -> Checks:
     """What may be unknown for now: the order table, and figures that were not what was ill."""
-    seen = case.store.dossier(case.id, phases=(Phase.TRIAGE, Phase.DIAGNOSE))
-    well = [host for host in hosts if seen.value(host, "metrics.verdict") != "unhealthy"]
+    well = frozenset(hosts) - ill_metrics(case)
     return frozenset({(host, "orders") for host in hosts} | {(host, "metrics") for host in well})
 
 
@@ -127,7 +123,7 @@ def confirm(case: Case, excused: Checks) -> ResolveOutcome:
         readings = tuple(stayed(pid, dossier, host) for host, pid in pids.items())
         return sample.model_copy(update={"readings": (*sample.readings, *readings)})
 
-    held, last, dossier = watch(
+    seen = watch(
         case.profile,
         case.ssh,
         case.profile.hosts,
@@ -136,8 +132,23 @@ def confirm(case: Case, excused: Checks) -> ResolveOutcome:
         excused=excused,
         postcondition=add_stability,
     )
-    case.keep("resolve", list(dossier.evidence))
-    return conclude(held, last, excused)
+    case.keep("resolve", list(seen.dossier.evidence))
+    return conclude(seen.holding, seen.last, excused)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What watching came to: the judgement, and the last sample with its evidence and looks."""
+
+    holding: Holding
+    last: Sample
+    dossier: Dossier
+    looks: Looks
+
+    @property
+    def held(self) -> bool:
+        """Whether the checks have been healthy over the window."""
+        return self.holding.state == "held"
 
 
 def watch(
@@ -150,12 +161,10 @@ def watch(
     excused: Checks,
     postcondition: Callable[[Dossier, Sample], Sample] | None = None,
     strategy: str = "",
-) -> tuple[Holding, Sample | None, Dossier]:
+) -> Watched:
     """Sample `hosts` until the checks hold over `window_s` or `deadline_s` has passed (seconds).
 
     Every sample makes connections of its own, and reads what `strategy` reads.
-
-    Returns the judgement, the last sample and its evidence.
     """
     needed = profile.clock.samples
     pause = window_s / (needed - 1) + CLOCK_SLACK_S
@@ -164,20 +173,21 @@ def watch(
     began = time.monotonic()
     samples: list[Sample] = []
     processes: list[int | None] = []
-    scrapes: dict[str, Scrape | None] = {}
-    dossier = Dossier()
+    looks: Looks = {}
+    probe = functools.partial(_probe, profile, ssh, strategy)
     with ThreadPoolExecutor(max_workers=min(len(hosts), MOST_HOSTS_AT_ONCE)) as pool:
         while True:
             looked, at = time.monotonic(), now()
-            found = list(pool.map(lambda host: _probe(profile, ssh, host, scrapes, strategy), hosts))
-            dossier = Dossier(evidence=tuple(item for items in found for item in items))
+            found = list(pool.map(probe, hosts, [looks.get(host.name) for host in hosts]))
+            looks = {host.name: look for host, (_, look) in zip(hosts, found, strict=True)}
+            dossier = Dossier(evidence=tuple(item for items, _ in found for item in items))
             sample = take_sample(dossier, profile, at, [host.name for host in hosts])
             samples.append(postcondition(dossier, sample) if postcondition else sample)
             processes.append(_process(dossier, hosts))
             held = holding(samples, window_s=window_s, needed=needed, excused=excused, processes=processes)
             over = any(reading.final for reading in samples[-1].readings)
             if over or held.state == "held" or time.monotonic() - began + pause > deadline_s:
-                return held, samples[-1], dossier
+                return Watched(holding=held, last=samples[-1], dossier=dossier, looks=looks)
             # A sample that does not count (the first lacks rates) need not be followed by a whole pause.
             time.sleep(max(0.0, (pause if held.streak else short) - (time.monotonic() - looked)))
 
@@ -188,23 +198,22 @@ def _process(dossier: Dossier, hosts: Sequence[Host]) -> int | None:
 
 
 def _probe(
-    profile: Profile, ssh: SSHCredentials, host: Host, scrapes: dict[str, Scrape | None], strategy: str
-) -> tuple[Evidence, ...]:
+    profile: Profile, ssh: SSHCredentials, strategy: str, host: Host, before: Look | None
+) -> tuple[tuple[Evidence, ...], Look | None]:
+    """One host's evidence, with rates since the look `before`, and the look itself where one was possible."""
     try:
         with Look(profile, ssh, host) as look:
             look.unit()
             look.endpoints()
-            scrape = look.scrape()
-            look.rates(scrapes.get(host.name), scrape)
-            scrapes[host.name] = scrape
+            look.rates(before.scraped if before else None, look.scrape())
             if strategy:
                 look.release()
                 look.strategies(strategy)
-            return look.evidence
+            return look.evidence, look
     except IncidentResponseError as error:
         notes = Notes(host.name, now())
         note_out_of_reach(notes, str(error), [evidence_of(check) for check in required_checks(profile)])
-        return tuple(notes.evidence)
+        return tuple(notes.evidence), None
 
 
 @task(task_run_name="wait and watch: {step.why}", cache_policy=NO_CACHE)
@@ -219,7 +228,7 @@ def observe(case: Case, step: PlanStep) -> VerifyOutcome:  # noqa: ARG001 - name
     known = ill(take_sample(case.store.dossier(case.id), case.profile, now(), hosts))
     deadline = time.monotonic() + clock.observe_s
     while True:
-        held, last, dossier = watch(
+        seen = watch(
             case.profile,
             case.ssh,
             case.profile.hosts,
@@ -227,13 +236,12 @@ def observe(case: Case, step: PlanStep) -> VerifyOutcome:  # noqa: ARG001 - name
             deadline_s=clock.verify_window_s,
             excused=frozenset(),
         )
-        verdict = last.verdict() if last else "unknown"
         firing = still_firing(case)
         over = time.monotonic() + clock.verify_window_s > deadline
-        worse = last is not None and not ill(last) <= known
-        if worse or over or (held.state == "held" and not firing):
-            case.keep("verify", list(dossier.evidence))
-            text = f"{held.reason}; the alert {'still fires' if firing else 'has stopped'}"
+        if not ill(seen.last) <= known or over or (seen.held and not firing):
+            case.keep("verify", list(seen.dossier.evidence))
+            verdict = seen.last.verdict()
+            text = f"{seen.holding.reason}; the alert {'still fires' if firing else 'has stopped'}"
             return VerifyOutcome(holds=verdict != "unhealthy", verdict=verdict, reason=text)
 
 
@@ -253,7 +261,7 @@ def show_check(service: str) -> VerifyOutcome:
     """Whether a service is healthy over its window, without an incident; shown as an artifact of the run."""
     profile = load_profile(service)
     clock = profile.clock
-    held, last, dossier = watch(
+    seen = watch(
         profile,
         load_ssh(service),
         profile.hosts,
@@ -262,11 +270,10 @@ def show_check(service: str) -> VerifyOutcome:
         excused=frozenset(),
     )
     numbered = Dossier(
-        evidence=tuple(e.model_copy(update={"id": f"e{n}"}) for n, e in enumerate(dossier.evidence))
+        evidence=tuple(e.model_copy(update={"id": f"e{n}"}) for n, e in enumerate(seen.dossier.evidence))
     )
     create_markdown_artifact(reports.evidence_table(numbered), key="evidence")
-    verdict = last.verdict() if last else "unknown"
-    return VerifyOutcome(holds=held.state == "held", verdict=verdict, reason=held.reason)
+    return VerifyOutcome(holds=seen.held, verdict=seen.last.verdict(), reason=seen.holding.reason)
 
 
 def still_firing(case: Case) -> bool:

@@ -42,6 +42,7 @@ class Look:
         self.host = host
         self.notes = Notes(host.name, now())
         self.replies: dict[str, HttpReply] = {}
+        self.scraped: Scrape | None = None
         self._ssh = ssh
         self._connection: SSHConnection | None = None
 
@@ -117,7 +118,7 @@ class Look:
         return url.replace("{address}", self.host.address)
 
     def scrape(self, keep_in: Path | None = None) -> Scrape | None:
-        """Read the metrics once; with `keep_in` the text is kept there as a file."""
+        """Read the metrics once, also into `scraped`; with `keep_in` the text is kept there as a file."""
         metrics = self.profile.endpoints.metrics
         if metrics is None:
             return None
@@ -132,7 +133,8 @@ class Look:
             path.write_text(redact(reply.body))
             self.notes.saw("metrics.snapshot", self._url(metrics.url), path.name)
         observed.note_scrape(self.notes, self._url(metrics.url), reply, parsed)
-        return at, parsed
+        self.scraped = at, parsed
+        return self.scraped
 
     def rates(self, first: Scrape | None, second: Scrape | None) -> None:
         """Error share and latency between two scrapes, judged by the SLA."""

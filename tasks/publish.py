@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from blocks.run_history import RunPage
 from responder.domain import reports
 from responder.domain.impact import measured_impact
-from responder.domain.incident import IncidentRef, Mode, Phase, Severity
+from responder.domain.incident import WAITING, IncidentRef, Mode, Phase, Severity
 from responder.domain.notices import ESCALATION_LIMIT, STATUSPAGE_LIMIT, code
 from responder.domain.postmortem import PhaseBudget
 from responder.domain.timeline import Timeline, merge
@@ -21,7 +21,6 @@ from tasks.case import Case, open_case, ranking
 from tasks.results import read_plan, read_results
 
 LOOK_S = 2.0
-WAITING = "waiting for a person"
 WHAT_NOW = "Where it stands, and what a person can do"
 
 

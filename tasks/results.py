@@ -1,5 +1,8 @@
 """The plan's steps and what became of them, as the store keeps them."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from responder.domain.base import now
 from responder.domain.errors import PermanentError
 from responder.domain.guardrails import hands_on
@@ -9,6 +12,8 @@ from responder.domain.strategies import WAIT
 from responder.domain.verification import take_sample
 from responder.store import Store
 from tasks.case import Case, ranking
+
+ANSWER = "approval:"
 
 
 def read_plan(store: Store, incident_id: str) -> Plan:
@@ -27,10 +32,11 @@ def step_of(case: Case, step_id: str) -> PlanStep:
 def read_results(store: Store, incident_id: str) -> tuple[StepResult, ...]:
     """What became of the plan's steps so far, from the outcomes of their phases."""
     outcomes = {phase.name: phase.outcome for phase in store.phases(incident_id) if phase.outcome}
+    answers = read_answers(store, incident_id)
     results = []
     steps = read_plan(store, incident_id).steps
     for step in (each for planned in steps for each in (planned, planned.undo())):
-        answer = store.record(incident_id, approval_record(step.id))
+        answer = answers.get(step.id)
         if answer and answer["decision"] != "approve":
             why = f"{step.title} on {step.target}: {answer['by']} declined it: {answer['why']}"
             results.append(StepResult(step_id=step.id, state="refused", reason=why))
@@ -52,40 +58,44 @@ def needs_checking(attempt: AttemptOutcome) -> bool:
 def what_next(case: Case, confirmation: ResolveOutcome | None) -> NextStep:
     """What comes next, decided by the domain from what the store has."""
     hosts = [host.name for host in case.profile.hosts]
+    plan, answers = read_plan(case.store, case.id), read_answers(case.store, case.id)
     dossier = case.store.dossier(case.id)
     latest = take_sample(dossier, case.profile, now(), hosts)
     verdict = latest.verdict(excused_checks(case))
     ill = dict.fromkeys(reading.host for reading in latest.readings if reading.verdict != "healthy")
     return next_step(
-        read_plan(case.store, case.id),
+        plan,
         read_results(case.store, case.id),
         verdict=verdict,
         confirmation=confirmation,
         hands=tuple(sign for host in ill for sign in hands_on(host, dossier)[0]),
         seen=latest.describe(verdict),
-        unasked=frozenset(step.id for step in read_plan(case.store, case.id).steps if needs_approval(case, step)),
+        unasked=frozenset(s.id for s in plan.steps if s.id not in answers and not _runs_alone(case, s)),
     )
 
 
-def approval_record(step_id: str) -> str:
-    """The record that keeps a person's answer about a step."""
-    return f"approval:{step_id}"
+def read_answers(store: Store, incident_id: str) -> dict[str, dict[str, Any]]:
+    """What people answered about steps of the plan, by the step's id."""
+    return store.records(incident_id, ANSWER)
 
 
-def needs_approval(case: Case, step: PlanStep) -> bool:
-    """Whether a person must be asked before the step, and was not: it may not run by itself at this severity."""
-    strategy = case.profile.strategies.get(step.strategy)
-    if strategy is None or case.store.record(case.id, approval_record(step.id)):
-        return False
-    alone = Severity(case.row.severity or Severity.P1) in strategy.severities
-    # In a dry run nobody is asked; where the profile lets it only be rehearsed, there is nothing to approve.
-    return not alone and lowest_mode(case.ref.mode, case.profile.mode, strategy.mode).acts
+def keep_answer(case: Case, step_id: str, answer: Mapping[str, Any]) -> None:
+    """Keep a person's answer about a step: they are asked once."""
+    case.store.keep_record(case.id, case.ref.epoch, f"{ANSWER}{step_id}", dict(answer))
 
 
 def approved(case: Case, step: PlanStep) -> bool:
     """Whether a person has approved the step."""
-    answer = case.store.record(case.id, approval_record(step.id))
-    return answer is not None and answer["decision"] == "approve"
+    return read_answers(case.store, case.id).get(step.id, {}).get("decision") == "approve"
+
+
+def _runs_alone(case: Case, step: PlanStep) -> bool:
+    """Whether nobody need be asked before the step at this severity."""
+    strategy = case.profile.strategies.get(step.strategy)
+    if strategy is None or Severity(case.row.severity or Severity.P1) in strategy.severities:
+        return True
+    # In a dry run nobody is asked; where the profile lets it only be rehearsed, there is nothing to approve.
+    return not lowest_mode(case.ref.mode, case.profile.mode, strategy.mode).acts
 
 
 def excused_checks(case: Case) -> frozenset[tuple[str, str]]:

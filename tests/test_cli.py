@@ -330,12 +330,12 @@ def test_a_closed_incident_is_shown_with_timeline_and_post_mortem(stories):
 
 
 def test_a_form_that_nobody_answers_in_time_keeps_the_incident_open(stories, store):
-    from responder.keeper.clocks import WAITING
+    from responder.domain.incident import WAITING_TO_CLOSE
 
     story = stories.overdue
     story.wait_for_state("Paused")
     # The hour is over.
-    store.begin_step(story.row.id, store.incident(story.row.id).epoch, WAITING, deadline_s=0)
+    store.begin_step(story.row.id, store.incident(story.row.id).epoch, WAITING_TO_CLOSE, deadline_s=0)
     story.wait_for_state("Failed")
     row = wait_for(lambda: (row := store.incident(story.row.id)).outcome and row)
     assert (row.outcome, row.status) == ("mitigated_unconfirmed", "open")

@@ -17,6 +17,7 @@ from responder.domain.verification import (
     Sample,
     Snapshot,
     conclude,
+    healthy_again,
     holding,
     required_checks,
     stayed,
@@ -108,6 +109,32 @@ def test_it_holds_exactly_when_the_last_samples_are_healthy_long_enough(
     assert (result.state == "held") == (streak >= needed and streak >= 3)
     assert result.streak == streak
     assert result.reason
+
+
+@pytest.mark.parametrize(
+    ("metrics", "metrics_of", "nothing_left"),
+    [
+        ("healthy", {"gw-1"}, True),
+        ("unknown", {"gw-1"}, False),
+        ("unhealthy", {"gw-1"}, False),
+        ("unknown", set(), True),
+    ],
+)
+def test_metrics_that_were_ill_and_cannot_be_read_any_more_are_not_healthy_again(
+    metrics: Verdict, metrics_of: set[str], nothing_left: bool
+) -> None:
+    look = Sample(
+        at=NOON,
+        readings=(
+            Reading(host="gw-1", check="health", verdict="healthy", reason="as expected"),
+            Reading(host="gw-1", check="metrics", verdict=metrics, reason="as read"),
+        ),
+    )
+    assert healthy_again(look, metrics_of=metrics_of) is nothing_left
+
+
+def test_a_look_that_read_nothing_shows_nothing_healthy() -> None:
+    assert not healthy_again(Sample(at=NOON, readings=()), metrics_of={"gw-1"})
 
 
 # Readings
@@ -227,11 +254,10 @@ EXCUSED = frozenset({("gw-1", "check2")})
         (NOT_YET, sample("unknown", "unknown"), EXCUSED, "not_restored"),
         (NOT_YET, sample("unhealthy", "unknown"), EXCUSED, "not_restored"),
         (NOT_YET, sample("healthy", "healthy"), EXCUSED, "not_restored"),
-        (NOT_YET, None, EXCUSED, "not_restored"),
     ],
 )
 def test_only_what_was_seen_healthy_throughout_is_confirmed(
-    result: Holding, last: Sample | None, excused: frozenset[tuple[str, str]], state: str
+    result: Holding, last: Sample, excused: frozenset[tuple[str, str]], state: str
 ) -> None:
     resolution = conclude(result, last, excused)
     assert resolution.state == state

@@ -10,10 +10,9 @@ from prefect.client.schemas.objects import StateType
 from blocks.run_history import run_url
 from responder.cli.runs import POLL_S, wait_until_final, wait_until_told
 from responder.domain.errors import PermanentError, TransientError
-from responder.domain.incident import IncidentRef, Mode
+from responder.domain.incident import WAITING_TO_APPROVE, IncidentRef, Mode
 from responder.domain.plan import Plan, PlanStep
 from responder.domain.profile import Profile
-from responder.keeper.clocks import WAITING_FOR_APPROVAL
 from responder.store import Store
 from responder.store.tables import IncidentRow
 from tasks.case import Case
@@ -101,7 +100,7 @@ def close_by_hand(store: Store, incident_id: str, *, who: str, why: str) -> dict
 
 def asked_about(store: Store, row: IncidentRow) -> PlanStep | None:
     """The step that the incident's run waits for a person to approve, if it waits for one."""
-    waiting = any(lease.step == WAITING_FOR_APPROVAL for lease, held in store.leases() if held.id == row.id)
+    waiting = any(lease.step == WAITING_TO_APPROVE for lease, held in store.leases() if held.id == row.id)
     plan = Plan.model_validate(store.record(row.id, "plan") or {})
     asked = store.record(row.id, "asking") or {}
     return plan.step(asked["step"]) if waiting and "step" in asked else None

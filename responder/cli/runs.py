@@ -14,7 +14,7 @@ from prefect.exceptions import PrefectException
 from blocks.run_history import run_url
 from responder.cli.live import Live
 from responder.domain.errors import PermanentError
-from responder.keeper.clocks import WAITING_FOR_APPROVAL
+from responder.domain.incident import WAITING_TO_APPROVE
 from responder.store import Store
 from responder.store.tables import IncidentRow
 
@@ -95,7 +95,7 @@ def follow(store: Store, run_id: str, live: Live, *, answered: bool = False) -> 
 
 def _waiting_for(store: Store, row: IncidentRow | None) -> str:
     steps = {lease.step for lease, held in store.leases() if row and held.id == row.id}
-    return "a person approves a step" if WAITING_FOR_APPROVAL in steps else "a person closes the incident"
+    return "a person approves a step" if WAITING_TO_APPROVE in steps else "a person closes the incident"
 
 
 def wait_until_told(store: Store, incident_id: str, live: Live | None = None) -> None:

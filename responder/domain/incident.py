@@ -93,6 +93,13 @@ _SUCCEEDED = frozenset(
 )
 
 
+WAITING = "waiting for a person"
+"""How every step begins during which nothing happens until somebody answers."""
+
+WAITING_TO_APPROVE = f"{WAITING} to approve"
+WAITING_TO_CLOSE = f"{WAITING} to close"
+
+
 class Alert(Frozen):
     """One signal from a monitoring system, with the fields of an Alertmanager webhook's alert."""
 

@@ -3,7 +3,7 @@
 Source: the document's "Verify mitigation" and "Confirm service restored".
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -46,6 +46,16 @@ class Sample(Frozen):
 def ill(sample: Sample) -> frozenset[tuple[str, str]]:
     """The (host, check) pairs that are unhealthy."""
     return frozenset((r.host, r.check) for r in sample.readings if r.verdict == "unhealthy")
+
+
+def healthy_again(sample: Sample, *, metrics_of: Collection[str]) -> bool:
+    """Whether a single look shows that nothing is left to do: every check is healthy; unknown is not.
+
+    `metrics_of`: the hosts whose error rate or latency was ill. Elsewhere they are not read again (it takes two
+    scrapes), and only there they are left out.
+    """
+    judged = [each for each in sample.readings if each.check != "metrics" or each.host in metrics_of]
+    return bool(judged) and all(reading.verdict == "healthy" for reading in judged)
 
 
 def required_checks(profile: Profile) -> tuple[str, ...]:
@@ -157,15 +167,13 @@ def holding(
     return Holding(state="not_yet", streak=len(streak), spread_s=spread, reason=reason)
 
 
-def conclude(held: Holding, last: Sample | None, excused: frozenset[tuple[str, str]]) -> ResolveOutcome:
+def conclude(held: Holding, last: Sample, excused: frozenset[tuple[str, str]]) -> ResolveOutcome:
     """What the end of confirming means: confirmed, unconfirmed, or not restored.
 
     `excused` are the (host, check) pairs that could not be read before the fault either, or whose silence
     the leading hypothesis explains: with only those unknown, a person closes. Anything else that stayed
     unknown means that the service is not restored, as far as anybody can tell.
     """
-    if last is None:
-        return ResolveOutcome(state="not_restored", reason="nothing could be read")
     unknown = [r for r in last.readings if r.verdict == "unknown"]
     names = tuple(f"{r.check} on {r.host}" for r in unknown)
     if held.state == "held" and last.verdict() == "healthy":

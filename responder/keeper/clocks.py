@@ -8,11 +8,10 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectException
 
 from responder.domain.base import now
+from responder.domain.incident import WAITING_TO_APPROVE, WAITING_TO_CLOSE
 from responder.store import Store
 
-WAITING = "waiting for a person to close"
-WAITING_FOR_APPROVAL = "waiting for a person to approve"
-ANSWERS = {WAITING: "keep open", WAITING_FOR_APPROVAL: "decline"}
+ANSWERS = {WAITING_TO_CLOSE: "keep open", WAITING_TO_APPROVE: "decline"}
 
 
 def answer_overdue_forms(store: Store) -> None:

@@ -320,6 +320,14 @@ class Store:
             row = session.scalar(_record(incident_id, name))
             return row.content if row else None
 
+    def records(self, incident_id: str, prefix: str) -> dict[str, dict[str, Any]]:
+        """The documents whose name begins with `prefix`, by the rest of their name."""
+        query = select(RecordRow).where(
+            RecordRow.incident_id == incident_id, RecordRow.name.startswith(prefix, autoescape=True)
+        )
+        with self._session() as session:
+            return {row.name.removeprefix(prefix): row.content for row in session.scalars(query)}
+
     # --- attempts and decisions --------------------------------------------------------------------
 
     def intend(
