@@ -113,15 +113,16 @@ def _bare(run_dir: Path, seed: int) -> float:
             main_pid = look.unit()
             look.endpoints()
             look.hands(main_pid, since)
+            look.release()
+            look.strategies("restart")
         ssh.start_change(*where, "bare-restart", next(iter(profile.strategies.values())).command)
         while ssh.poll_change(*where, "bare-restart").state == "running":
             time.sleep(0.5)
-        for window_s, deadline_s in (
-            (clock.verify_window_s, clock.settle_s + clock.verify_window_s),
-            (clock.confirm_window_s, clock.confirm_deadline_s),
+        verify_s, late = clock.verify_window_s, frozenset({(host.name, "metrics"), (host.name, "orders")})
+        for seen in (
+            watch(profile, ssh, [host], window_s=verify_s, deadline_s=120, excused=late, strategy="restart"),
+            watch(profile, ssh, [host], window_s=clock.confirm_window_s, deadline_s=120, excused=frozenset()),
         ):
-            excused = frozenset({(host.name, "metrics")})
-            seen = watch(profile, ssh, [host], window_s=window_s, deadline_s=deadline_s, excused=excused)
             if not seen.held:
                 sys.exit(f"the bare script did not repair the service: {seen.holding.reason}")
         return time.monotonic() - began

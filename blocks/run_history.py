@@ -50,9 +50,11 @@ class RunPage:
 
     def label(self, *, name: str, tags: Sequence[str]) -> None:
         """Name and tags: what happened, how bad, to whom."""
-        # The client's own method cannot set tags.
-        labels = {"name": name, "tags": sorted(tags)}
-        self._client._client.patch(f"/flow_runs/{self.run_id}", json=labels).raise_for_status()
+        run = self._client.read_flow_run(self.run_id)
+        if (run.name, sorted(run.tags)) != (name, sorted(tags)):  # a write may hold up the run's own ones
+            # The client's own method cannot set tags.
+            labels = {"name": name, "tags": sorted(tags)}
+            self._client._client.patch(f"/flow_runs/{self.run_id}", json=labels).raise_for_status()
 
     def show(self, artifacts: Mapping[str, tuple[str, str]]) -> None:
         """Write artifacts, `{key: (Markdown, description)}`; those that the run has already are replaced."""
