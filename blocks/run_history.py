@@ -128,7 +128,7 @@ def _is_subflow(row: TaskRun) -> bool:
 
 
 def _phase_entry(run: FlowRun) -> Entry:
-    step = run.parameters.get("step_id")
+    step = next(iter(run.parameters.get("step_ids", [])), None)
     name = (run.name or "").split(":")[0]
     assert run.start_time is not None
     return Entry(

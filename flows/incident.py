@@ -21,7 +21,8 @@ from flows.verify import verify_attempt
 from responder.domain.errors import StaleEpochError
 from responder.domain.incident import (
     Alert,
-    AttemptOutcome,
+    Attempts,
+    Checks,
     DiagnosisOutcome,
     Ending,
     IncidentRef,
@@ -33,7 +34,6 @@ from responder.domain.incident import (
     ResolveOutcome,
     Severity,
     TriageOutcome,
-    VerifyOutcome,
 )
 from tasks.approval import ask_to_act
 from tasks.case import open_case
@@ -101,8 +101,8 @@ async def respond(ref: IncidentRef) -> Ending:
         match following.do:
             case "ask" if following.step:
                 await ask_to_act(ref, following.step)
-            case "act" | "wait" if following.step:
-                await try_step(ref, following.step.id, acts=following.do == "act")
+            case "act" | "wait" if following.steps:
+                await try_steps(ref, [step.id for step in following.steps], acts=following.do == "act")
             case "confirm":
                 confirmation = await run_phase(ref, Phase.RESOLVE, ResolveOutcome, lambda: resolve(ref))
                 if confirmation.state != "not_restored":
@@ -111,10 +111,11 @@ async def respond(ref: IncidentRef) -> Ending:
                 return hand_over(following)
 
 
-async def try_step(ref: IncidentRef, step_id: str, *, acts: bool) -> None:
-    """One step of the plan: an attempt, then its verification by fresh probes."""
-    attempt: AttemptOutcome | None = None
+async def try_steps(ref: IncidentRef, step_ids: list[str], *, acts: bool) -> None:
+    """One wave of the plan, most often a single step: attempts, then their verification by fresh probes."""
     if acts:
-        attempt = await run_phase(ref, f"mitigate:{step_id}", AttemptOutcome, lambda: mitigate(ref, step_id))
-    if attempt is None or needs_checking(attempt):
-        await run_phase(ref, f"verify:{step_id}", VerifyOutcome, lambda: verify_attempt(ref, step_id))
+        name = f"{Phase.MITIGATE}:{step_ids[0]}"
+        tried = await run_phase(ref, name, Attempts, lambda: mitigate(ref, step_ids))
+        step_ids = [step_id for step_id, attempt in tried.outcomes.items() if needs_checking(attempt)]
+    if step_ids:
+        await run_phase(ref, f"{Phase.VERIFY}:{step_ids[0]}", Checks, lambda: verify_attempt(ref, step_ids))

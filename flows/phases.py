@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
 from responder.domain.base import Frozen
 from responder.domain.errors import PermanentError
@@ -14,6 +15,12 @@ from tasks.case import open_case
 Outcome = TypeVar("Outcome", bound=Frozen)
 MOST_STARTS = 2
 SAID = ("reason", "progress", "severity_reason")
+
+
+def wave_name() -> str:
+    """What a run of a wave's phase is called, like `mitigate: restart-gw-1`."""
+    name = (flow_run.flow_name or "").partition("-")[0]
+    return f"{name}: {', '.join(flow_run.parameters['step_ids'])}"[:200]
 
 
 async def run_phase(

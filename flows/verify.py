@@ -2,23 +2,27 @@
 
 from prefect import flow
 
-from responder.domain.incident import IncidentRef, VerifyOutcome
+from flows.phases import wave_name
+from responder.domain.incident import Checks, IncidentRef, VerifyOutcome
+from responder.domain.strategies import WAIT
 from tasks.case import open_case
 from tasks.hold import observe, show_check, verify_step
 from tasks.results import step_of
+from tasks.wave import at_once
 
 
-@flow(name="verify-attempt", flow_run_name="verify: {step_id}", validate_parameters=False)
-async def verify_attempt(ref: IncidentRef, step_id: str) -> VerifyOutcome:
-    """Whether what was done on the target holds; for the strategy `wait`, what became of it meanwhile."""
+@flow(name="verify-attempt", flow_run_name=wave_name, validate_parameters=False)
+async def verify_attempt(ref: IncidentRef, step_ids: list[str]) -> Checks:
+    """Whether what was done on each target holds; for the strategy `wait`, what became of it meanwhile."""
     case = open_case(ref)
-    step = step_of(case, step_id)
+    steps = [step_of(case, step_id) for step_id in step_ids]
     clock = case.profile.clock
-    if step.strategy == "wait":
+    if steps[0].strategy == WAIT:
         case.step("wait and watch", deadline_s=clock.observe_s + clock.step_s)
-        return observe(case, step)
-    case.step(f"verify {step.target}", deadline_s=clock.settle_s + clock.verify_window_s + clock.step_s)
-    return verify_step(case, step)
+        return Checks(outcomes=at_once(observe, case, steps))
+    targets = ", ".join(step.target for step in steps)
+    case.step(f"verify {targets}", deadline_s=clock.settle_s + clock.verify_window_s + clock.step_s)
+    return Checks(outcomes=at_once(verify_step, case, steps))
 
 
 @flow(name="verify", flow_run_name="verify {service}")

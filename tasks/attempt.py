@@ -43,10 +43,14 @@ def carry_out(case: Case, step: PlanStep) -> AttemptOutcome:
     attempt = _known_attempt(case, step)
     if attempt is None or attempt.state == "intended":
         _await_start_limit(case, host)
-        allowed = _instead_of_acting(case, step, strategy, host, attempt)
+        looked = _look_first(case, step, strategy)
+        with case.deciding:
+            allowed = _instead_of_acting(case, step, strategy, host, attempt, looked)
+            if not isinstance(allowed, AttemptOutcome):
+                attempt = attempt or _intend(case, step, allowed)
         if isinstance(allowed, AttemptOutcome):
             return _bar(case, attempt, host, allowed) if attempt else allowed
-        attempt = attempt or _intend(case, step, allowed)
+        assert attempt is not None
         problem = _start(case, attempt, host)
         if problem:
             return problem
@@ -67,10 +71,14 @@ def _await_start_limit(case: Case, host: Host) -> None:
 
 
 def _instead_of_acting(
-    case: Case, step: PlanStep, strategy: Strategy | None, host: Host, attempt: AttemptRow | None
+    case: Case,
+    step: PlanStep,
+    strategy: Strategy | None,
+    host: Host,
+    attempt: AttemptRow | None,
+    looked: Dossier | AttemptOutcome,
 ) -> AttemptOutcome | tuple[str, ...]:
     """Why nothing is done: healthy again, a guardrail, a dry run, or no way to look. Else the argument list."""
-    looked = _look_first(case, step, strategy)
     if isinstance(looked, AttemptOutcome):
         return looked
     refused = _refusal(case, step, strategy, host, looked, attempt)

@@ -1,7 +1,8 @@
 """What every step of one incident works with, opened once for each phase."""
 
 import functools
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +27,8 @@ class Case:
 
     ref: IncidentRef
     store: Store
+    deciding: threading.Lock = field(default_factory=threading.Lock, compare=False)
+    """Held from a look at a budget until the intent that uses it up: a wave's steps share the case."""
 
     @functools.cached_property
     def profile(self) -> Profile:

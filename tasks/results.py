@@ -6,7 +6,16 @@ from typing import Any
 from responder.domain.base import now
 from responder.domain.errors import PermanentError
 from responder.domain.guardrails import hands_on
-from responder.domain.incident import AttemptOutcome, ResolveOutcome, Severity, VerifyOutcome, lowest_mode
+from responder.domain.incident import (
+    AttemptOutcome,
+    Attempts,
+    Checks,
+    Phase,
+    ResolveOutcome,
+    Severity,
+    VerifyOutcome,
+    lowest_mode,
+)
 from responder.domain.plan import NextStep, Plan, PlanStep, StepResult, next_step, step_result
 from responder.domain.strategies import WAIT
 from responder.domain.verification import take_sample
@@ -31,7 +40,7 @@ def step_of(case: Case, step_id: str) -> PlanStep:
 
 def read_results(store: Store, incident_id: str) -> tuple[StepResult, ...]:
     """What became of the plan's steps so far, from the outcomes of their phases."""
-    outcomes = {phase.name: phase.outcome for phase in store.phases(incident_id) if phase.outcome}
+    attempts, checks = _outcomes(store, incident_id)
     answers = read_answers(store, incident_id)
     results = []
     steps = read_plan(store, incident_id).steps
@@ -41,13 +50,25 @@ def read_results(store: Store, incident_id: str) -> tuple[StepResult, ...]:
             why = f"{step.title} on {step.target}: {answer['by']} declined it: {answer['why']}"
             results.append(StepResult(step_id=step.id, state="refused", reason=why))
             continue
-        tried, checked = outcomes.get(f"mitigate:{step.id}"), outcomes.get(f"verify:{step.id}")
-        check = VerifyOutcome.model_validate(checked) if checked else None
+        tried, check = attempts.get(step.id), checks.get(step.id)
         if step.strategy == WAIT and check:
-            tried = {"attempt_id": None, "state": "skipped", "reason": check.reason}
-        if tried and (check or not needs_checking(AttemptOutcome.model_validate(tried))):
-            results.append(step_result(step.id, AttemptOutcome.model_validate(tried), check))
+            tried = AttemptOutcome(attempt_id=None, state="skipped", reason=check.reason)
+        if tried and (check or not needs_checking(tried)):
+            results.append(step_result(step.id, tried, check))
     return tuple(results)
+
+
+def _outcomes(store: Store, incident_id: str) -> tuple[dict[str, AttemptOutcome], dict[str, VerifyOutcome]]:
+    """What the phases said of each step: the attempts and the checks, by the step's id."""
+    attempts: dict[str, AttemptOutcome] = {}
+    checks: dict[str, VerifyOutcome] = {}
+    for phase in store.phases(incident_id):
+        kind = phase.name.partition(":")[0]
+        if phase.outcome and kind == Phase.MITIGATE:
+            attempts |= Attempts.model_validate(phase.outcome).outcomes
+        elif phase.outcome and kind == Phase.VERIFY:
+            checks |= Checks.model_validate(phase.outcome).outcomes
+    return attempts, checks
 
 
 def needs_checking(attempt: AttemptOutcome) -> bool:
@@ -70,6 +91,7 @@ def what_next(case: Case, confirmation: ResolveOutcome | None) -> NextStep:
         confirmation=confirmation,
         hands=tuple(sign for host in ill for sign in hands_on(host, dossier)[0]),
         seen=latest.describe(verdict),
+        at_once={name: strategy.at_once for name, strategy in case.profile.strategies.items()},
         unasked=frozenset(s.id for s in plan.steps if s.id not in answers and not _runs_alone(case, s)),
     )
 

@@ -161,6 +161,48 @@ def test_what_failed_on_the_first_host_is_not_tried_on_the_others() -> None:
     assert next_step(Plan(steps=(one, two)), (result(one, "refused"),), verdict="unhealthy").step == two
 
 
+def held(of: PlanStep) -> StepResult:
+    return StepResult(step_id=of.id, state="held", reason=f"{of.id} held", acted=True)
+
+
+def wave(plan: Plan, *results: StepResult, at_once: int = 2, unasked: frozenset[str] = frozenset()) -> list[str]:
+    following = next_step(plan, results, verdict="unhealthy", at_once={"restart": at_once}, unasked=unasked)
+    return [each.target for each in following.steps]
+
+
+def test_the_first_target_is_alone_and_after_it_held_the_others_come_in_waves() -> None:
+    steps = [step(target=f"gw-{n}") for n in range(1, 5)]
+    plan = Plan(steps=tuple(steps))
+    assert wave(plan) == ["gw-1"]
+    assert wave(plan, held(steps[0])) == ["gw-2", "gw-3"]
+    assert wave(plan, held(steps[0]), held(steps[1])) == ["gw-3", "gw-4"]
+    assert wave(plan, held(steps[0]), at_once=9) == ["gw-2", "gw-3", "gw-4"]
+    assert wave(plan, held(steps[0]), at_once=1) == ["gw-2"]
+
+
+def test_a_target_that_was_well_again_proves_nothing_for_the_others() -> None:
+    one, two, three = (step(target=f"gw-{n}") for n in range(1, 4))
+    assert wave(Plan(steps=(one, two, three)), result(one, "held")) == ["gw-2"]
+
+
+def test_no_wave_follows_one_in_which_a_target_failed() -> None:
+    steps = [step(target=f"gw-{n}") for n in range(1, 5)]
+    failed = result(steps[2], "failed")
+    assert wave(Plan(steps=tuple(steps)), held(steps[0]), held(steps[1]), failed) == []
+
+
+def test_what_a_person_must_approve_is_in_no_wave() -> None:
+    one, two, three, four = (step(target=f"gw-{n}") for n in range(1, 5))
+    unasked = frozenset({three.id})
+    assert wave(Plan(steps=(one, two, three, four)), held(one), at_once=3, unasked=unasked) == ["gw-2", "gw-4"]
+
+
+def test_another_hypothesis_proves_itself_on_a_target_of_its_own() -> None:
+    one, two = step(target="gw-1"), step(target="gw-2")
+    other = [step(target=f"gw-{n}").model_copy(update={"hypothesis": "frozen"}) for n in (3, 4)]
+    assert wave(Plan(steps=(one, two, *other)), held(one), held(two), at_once=4) == ["gw-3"]
+
+
 def test_where_the_first_strategy_failed_the_next_one_makes_it_good() -> None:
     restart, rollback = step(), step("rollback")
     plan = Plan(steps=(restart, rollback))

@@ -180,6 +180,28 @@ class VerifyOutcome(Frozen):
     reason: str
 
 
+class Attempts(Frozen):
+    """What came of each step of a wave by its id; a wave of one is the usual case."""
+
+    outcomes: dict[str, AttemptOutcome]
+
+    @property
+    def reason(self) -> str:
+        """What people read of it."""
+        return "; ".join(outcome.reason for outcome in self.outcomes.values())
+
+
+class Checks(Frozen):
+    """Whether each step of a wave holds, by its id."""
+
+    outcomes: dict[str, VerifyOutcome]
+
+    @property
+    def reason(self) -> str:
+        """What people read of it."""
+        return "; ".join(outcome.reason for outcome in self.outcomes.values())
+
+
 class ResolveOutcome(Frozen):
     """Phase 4: confirmed over the profile's window, or not, and what is still unknown."""
 

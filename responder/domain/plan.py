@@ -86,14 +86,20 @@ class Plan(Frozen):
 
 
 class NextStep(Frozen):
-    """What comes next: ask for approval, act or wait (with the step), confirm, or hand over (with the reason).
+    """What comes next: ask for approval, act or wait (with the steps), confirm, or hand over (with the reason).
 
-    `stand_back`: somebody else works on it; `rehearsed`: a dry run has walked the whole plan.
+    Several steps are a wave: they are taken at once. `stand_back`: somebody else works on it; `rehearsed`: a dry
+    run has walked the whole plan.
     """
 
     do: Literal["ask", "act", "wait", "confirm", "hand_over", "stand_back", "rehearsed"]
-    step: PlanStep | None = None
+    steps: tuple[PlanStep, ...] = ()
     reason: str = ""
+
+    @property
+    def step(self) -> PlanStep | None:
+        """The only step, or the first one of a wave."""
+        return next(iter(self.steps), None)
 
 
 def make_plan(
@@ -184,13 +190,15 @@ def next_step(
     hands: tuple[str, ...] = (),
     seen: str = "",
     unasked: frozenset[str] = frozenset(),
+    at_once: Mapping[str, int] | None = None,
 ) -> NextStep:
     """What comes next. `verdict` is the latest reading of the whole service, `seen` says it in words.
 
     `hands` are signs that people work where it is not healthy: what they do may explain what was found;
     `unasked` are the steps that a person must approve and was not asked about. A strategy is tried once on a
-    target, first on one, and on no other one after it failed there; what does not hold is undone where it can
-    be, before the next is tried. After an outcome that nobody can know, nothing more is tried.
+    target, first on one; after it held there on `at_once` (by strategy, else one) others at a time, and on no
+    other one after it failed on any. What does not hold is undone where it can be, before the next is tried.
+    After an outcome that nobody can know, nothing more is tried.
     """
     done = {result.step_id: result for result in results}
     blocked = next((r for r in results if r.state in ("unknown", "taken_over")), None)
@@ -200,9 +208,10 @@ def next_step(
         return NextStep(do="hand_over", reason=confirmation.reason)
     following = _following(plan, done)
     if following:
-        asks = following.id in unasked
-        do: Literal["ask", "act", "wait"] = "ask" if asks else "wait" if following.strategy == WAIT else "act"
-        return NextStep(do=do, step=following, reason=following.why)
+        if following.id in unasked:
+            return NextStep(do="ask", steps=(following,), reason=following.why)
+        wave = _wave(following, plan, done, unasked, (at_once or {}).get(following.strategy, 1))
+        return NextStep(do="wait" if following.strategy == WAIT else "act", steps=wave, reason=following.why)
     bad = [done[step.id] for step in plan.steps if _is_bad(step, plan, done)]
     if bad:
         return NextStep(do="hand_over", reason="; ".join(result.reason for result in bad))
@@ -232,6 +241,19 @@ def _following(plan: Plan, done: Mapping[str, StepResult]) -> PlanStep | None:
         if result is None and (step.strategy, step.hypothesis) not in failed and not step.cures <= cured:
             return step
     return None
+
+
+def _wave(
+    first: PlanStep, plan: Plan, done: Mapping[str, StepResult], unasked: frozenset[str], most: int
+) -> tuple[PlanStep, ...]:
+    """`first`, and the steps that may be taken at once with it: none before the same held on a target."""
+    alike = [step for step in plan.steps if (step.strategy, step.hypothesis) == (first.strategy, first.hypothesis)]
+    proven = any(done[step.id].state == "held" and done[step.id].acted for step in alike if step.id in done)
+    if first.undoes or not proven:
+        return (first,)
+    cured = _cured(plan, done)
+    open_ones = [s for s in alike if s.id not in done and s.id not in unasked and not s.cures <= cured]
+    return tuple(open_ones[:most])
 
 
 def _cured(plan: Plan, done: Mapping[str, StepResult]) -> frozenset[str]:

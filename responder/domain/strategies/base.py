@@ -60,6 +60,9 @@ class Strategy(Frozen):
     )
     timeout_s: float = Field(180, gt=0, le=3600, description="Seconds until its end is called unknown.")
     budget: Budget
+    at_once: int = Field(
+        2, ge=1, le=50, description="Targets at once, after it held on a first one; 1: one after the other."
+    )
     status: Command | None = Field(None, description="A reading command that `facts` are taken from.")
     facts: dict[str, Pattern] = Field(
         default_factory=dict,
@@ -128,6 +131,7 @@ class Strategy(Frozen):
                 "mode": lowest_mode(self.mode, later.mode),
                 "severities": tuple(s for s in self.severities if s in later.severities),
                 "budget": self.budget.tightened(later.budget),
+                "at_once": min(self.at_once, later.at_once),
                 "requires": tuple(dict.fromkeys((*self.requires, *later.requires))),
             }
         )
