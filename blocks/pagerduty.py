@@ -41,6 +41,18 @@ class Involvement(Frozen):
     at: UtcDatetime
 
 
+ResponderState = Literal["pending", "joined", "declined", "user_cancelled"]
+
+
+class Requested(Frozen):
+    """One person who was asked to join, through which policy or as which user (`target`), and their answer."""
+
+    target: str
+    name: str
+    state: ResponderState
+    message: str
+
+
 class PagerDutyIncident(Frozen):
     """An incident as PagerDuty sees it at the moment of the call."""
 
@@ -55,6 +67,8 @@ class PagerDutyIncident(Frozen):
     assigned_to: tuple[Involvement, ...] = ()
     changed_by: str = ""
     """Id of whoever changed the status last."""
+    requested: tuple[Requested, ...] = ()
+    """Empty too where the account has no responder requests."""
 
     @property
     def open(self) -> bool:
@@ -187,22 +201,31 @@ class PagerDuty(Block):
         with self._rest(f"read the notes of incident {id}", changes=False) as rest:
             return [note["content"] for note in rest.rget(_path(id, "notes"))]
 
-    def page(self, id: str, message: str, escalation_policy_ids: Sequence[str]) -> None:
-        """Ask whoever is on call for these policies to join the incident.
+    def page(self, id: str, message: str, policies: Sequence[str] = (), users: Sequence[str] = ()) -> None:
+        """Ask whoever is on call for these policies, and these users, to join the incident (all by id).
 
-        Raises TransientError, PermanentError (unknown policy) and OutcomeUnknownError; repeating pages
-        again. Source: REST API, "Create a responder request for an incident"; Phase 1.4.
+        Raises TransientError, PermanentError (unknown policy or user: nobody is asked) and OutcomeUnknownError;
+        repeating pages again. Source: REST API, "Create a responder request for an incident"; Phase 1.4.
         """
+        targets = [(policy, "escalation_policy_reference") for policy in policies]
+        targets += [(user, "user_reference") for user in users]
         body = {
             "requester_id": self.requester_id,
             "message": message,
             "responder_request_targets": [
-                {"responder_request_target": {"id": policy, "type": "escalation_policy_reference"}}
-                for policy in escalation_policy_ids
+                {"responder_request_target": {"id": target, "type": kind}} for target, kind in targets
             ],
         }
         with self._rest(f"page responders for incident {id}") as rest:
             rest.rpost(_path(id, "responder_requests"), json=body)
+
+    def assign(self, id: str, user: str) -> None:
+        """Give the incident to a user (by id), who is notified; who acknowledged it before holds it no more.
+
+        Safe to repeat. Raises TransientError, PermanentError and OutcomeUnknownError. Source: REST API,
+        "Update an incident"; the document's "IC Handoff Procedure", step 3.
+        """
+        self._update(id, "assign", assignments=[{"assignee": {"id": user, "type": "user_reference"}}])
 
     def escalate(self, id: str, message: str, *, escalation_policy_id: str | None = None) -> None:
         """Hand the page to people: triggered again, at the start of the policy, with the reason as a note.
@@ -395,7 +418,22 @@ def _incident(raw: Mapping[str, Any]) -> PagerDutyIncident:
         acknowledged_by=involvements("acknowledgements", "acknowledger"),
         assigned_to=involvements("assignments", "assignee"),
         changed_by=(raw.get("last_status_change_by") or {}).get("id") or "",
+        requested=tuple(_requested(raw.get("responder_requests") or [])),
     )
+
+
+def _requested(requests: Sequence[Mapping[str, Any]]) -> Iterator[Requested]:
+    """Every answer to our requests. The API's schema and its examples spell the list of responders differently."""
+    for request in requests:
+        for wrapped in request["responder_request_targets"]:
+            target = wrapped.get("responder_request_target") or wrapped
+            for asked in target.get("incidents_responders") or target.get("incident_responders") or []:
+                yield Requested(
+                    target=target["id"],
+                    name=asked["user"].get("summary") or "",
+                    state=asked["state"],
+                    message=request.get("message") or "",
+                )
 
 
 def _path(id: str, *rest: str) -> str:

@@ -7,7 +7,7 @@ from tasks.case import first_alert, open_case
 from tasks.hypothesise import hypothesise, show_diagnosis
 from tasks.look import look_everywhere
 from tasks.publish import impact
-from tasks.tell import post_progress
+from tasks.tell import call_for_part, post_progress
 
 
 @flow(name="diagnose-incident", flow_run_name="diagnose", validate_parameters=False)
@@ -22,6 +22,8 @@ async def diagnose_incident(ref: IncidentRef) -> DiagnosisOutcome:
     diagnosis = hypothesise(case)
     status = "Identified" if diagnosis.leading else "Investigating"
     post_progress(case, diagnosis.progress, impact(case), key="diagnosis", status=status)
+    if diagnosis.part:
+        call_for_part(case, diagnosis.part)
     return diagnosis
 
 

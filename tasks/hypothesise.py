@@ -44,6 +44,7 @@ def _outcome(ranked: tuple[Judgement, ...], dossier: Dossier) -> DiagnosisOutcom
         progress = "no hypothesis is supported by the evidence"
     return DiagnosisOutcome(
         leading=supported[0].hypothesis.id if supported else None,
+        part=supported[0].hypothesis.part if supported else None,
         supported=tuple(judgement.hypothesis.id for judgement in supported),
         progress="; ".join([progress, *changes[:3]]),
     )

@@ -3,7 +3,7 @@
 Nothing here waits for anybody: telling never delays repairing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from blocks.run_history import run_url
@@ -65,13 +65,28 @@ def start_incident(case: Case, impact: str | None) -> None:
         details = [f"{alert.name}: {alert.summary}" for alert in case.store.alerts(case.id)]
         note = pagerduty_note(f"{severity.value}: {row.severity_reason}", at=now(), details=details, link=link)
         _put(case, PAGERDUTY, "note", {"text": note}, key="assessment")
-        if severity.pages_people:
-            _put(case, PAGERDUTY, "page", {"text": f"{_title(row)}. {link}"}, key="page")
+        call_responders(case, case.profile.pagerduty.asked_first(case.profile.component))
     if case.profile.slack:
         name = channel_name(row.opened_at.date(), row.summary)
         topic = f"{for_slack(_title(row))} {link}"
         _put(case, SLACK, "create_channel", {"name": name, "topic": topic}, key="channel")
     _tell(case, notice, key="initial")
+
+
+def call_responders(case: Case, names: Sequence[str]) -> None:
+    """Ask these policies and users of the profile to join a P1 or P2, each once (document, phase 1, step 4)."""
+    row = case.row
+    if case.profile.pagerduty and Severity(row.severity or Severity.P1).pages_people:
+        for name in names:
+            link = run_url(row.run_id)
+            body = {"text": f"{_title(row)}. {link}", "target": name, "summary": _title(row), "link": link}
+            _put(case, PAGERDUTY, "page", body, key=f"page-{name}")
+
+
+def call_for_part(case: Case, part: str) -> None:
+    """Ask those to join who look after the part that the leading hypothesis names (document, phase 2, step 2)."""
+    if case.profile.pagerduty:
+        call_responders(case, case.profile.pagerduty.responders.get(part, ()))
 
 
 def post_progress(

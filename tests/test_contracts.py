@@ -185,7 +185,9 @@ def _use_pagerduty(block: PagerDuty, stand_in: PagerDutyStandIn) -> None:
     block.acknowledge(incident.id, 300)
     block.snooze(incident.id, 1)
     block.note(incident.id, "looked at")
-    block.page(incident.id, "please join", [block.escalation_policy_id])
+    block.page(incident.id, "please join", [block.escalation_policy_id], [stand_in.on_call_id])
+    assert {asked.state for asked in block.get(incident.id).requested} == {"pending"}
+    block.assign(incident.id, stand_in.on_call_id)
     block.escalate(incident.id, "restart did not hold")
     block.notes(incident.id)
     block.resolve(incident.id, "restarted")
@@ -302,9 +304,14 @@ def test_pagerdutys_own_example_answers_are_understood(sent):
         block.trigger("key", "gateway down", source="gw-1")
         found = block.find("key")
         assert (found.id, found.number, found.status) == ("PT4KHLK", 1234, "resolved")
-        assert [person.name for person in block.get("PT4KHLK").assigned_to] == ["Earline Greenholt"]
+        read = block.get("PT4KHLK")
+        assert [person.name for person in read.assigned_to] == ["Earline Greenholt"]
+        assert [(one.target, one.name, one.state) for one in read.requested] == [
+            ("PL7A2O4", "Lee Turner", "pending")
+        ]
         assert block.acknowledge("PT4KHLK", 300).id == "PT4KHLK"
-        block.page("PT4KHLK", "please join", ["PT20YPA"])
+        block.page("PT4KHLK", "please join", ["PT20YPA"], ["PL7A2O4"])
+        block.assign("PT4KHLK", "PXPGF42")
         block.escalate("PT4KHLK", "restart did not hold")
         assert block.notes("PT4KHLK")
         block.resolve("PT4KHLK", "restarted")

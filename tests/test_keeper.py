@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from responder.domain.base import now
 from responder.domain.errors import TransientError
 from responder.domain.incident import Ending, Kind, Mode, Outcome, Severity
-from responder.domain.profile import Profile
+from responder.domain.profile import Contact, Profile
 from responder.lab.github import GitHubStandIn, Issue
 from responder.lab.pagerduty import Incident, PagerDutyStandIn
 from responder.lab.slack import SlackStandIn
@@ -259,6 +259,99 @@ def test_a_page_asks_responders_of_the_policy_to_join(desk):
     desk.put(row, "pagerduty", "page", text="P1 shop: gateway down")
     desk.tick()
     assert pages(desk, row) == ["P1 shop: gateway down"]
+
+
+def with_backups(desk: Desk, row: IncidentRow) -> IncidentRow:
+    """The same incident with names for policies, and a contact whose backup is one of them."""
+    desk.pagerduty.policies |= {"PDB", "PINFRA"}
+    policies = {"oncall": desk.pagerduty.escalation_policy_id, "db": "PDB", "infra": "PINFRA", "gone": "PGONE"}
+    kept = Profile.model_validate(row.profile)
+    changes = {
+        "pagerduty": kept.pagerduty.model_copy(update={"policies": policies}),
+        "contacts": (
+            Contact(role="On-call Engineer", primary="pagerduty:oncall", backup="pagerduty:infra"),
+            Contact(role="Database Admin", primary="pagerduty:db", backup="slack:#oncall"),
+            Contact(role="Nobody", primary="pagerduty:gone", backup="pagerduty:db"),
+        ),
+    }
+    desk.store.note_world(row.id, profile=kept.model_copy(update=changes).model_dump(mode="json"))
+    return desk.row(row)
+
+
+def look(desk: Desk, row: IncidentRow) -> None:
+    """A keeper that knows nothing of earlier ones looks who has answered, and sends what is due."""
+    from responder.keeper.backups import Backups
+
+    Backups(desk.store, desk.access).ask_due()
+    desk.tick()
+
+
+def decisions(desk: Desk, row: IncidentRow) -> list[str]:
+    return [f"{made.what}, because {made.why}" for made in desk.store.decisions(row.id)]
+
+
+def test_a_primary_who_declines_has_its_backup_asked_once_and_the_decision_kept(desk):
+    row = with_backups(desk, acknowledged(desk))
+    desk.put(row, "pagerduty", "page", key="page-oncall", text="P1 shop: gateway down", target="oncall")
+    desk.tick()
+    look(desk, row)
+    assert decisions(desk, row) == [], "nobody has refused, and the clock runs"
+    desk.pagerduty.person_answers(row.pagerduty_id, desk.pagerduty.escalation_policy_id, "declined")
+    for _ in range(3):
+        look(desk, row)
+    asked = [page.who for page in desk.pagerduty.pages if page.incident_id == row.pagerduty_id][1:]
+    assert asked == [desk.pagerduty.escalation_policy_id, "PINFRA"]
+    assert decisions(desk, row) == ["asks the backup of oncall: pagerduty:infra, because oncall declined to join"]
+
+
+def test_silence_asks_the_backup_when_the_clock_has_run_out(desk):
+    row = with_backups(desk, acknowledged(desk))
+    desk.put(row, "pagerduty", "page", key="page-db", text="P1 shop: disk", target="db")
+    desk.tick()
+    with Session(desk.store.engine) as session, session.begin():
+        for message in session.scalars(select(MessageRow).where(MessageRow.incident_id == row.id)):
+            message.sent_at = now() - timedelta(seconds=31)  # a drill's silence is 30
+    look(desk, row)
+    assert decisions(desk, row) == [
+        "asks the backup of db: slack:#oncall, because nobody has joined or acknowledged 30 s after db was asked"
+    ]
+    assert any(f"{row.service}" in text and "asked as backup" in text for text in desk.posted("oncall"))
+
+
+def test_a_page_that_a_person_acknowledged_asks_no_backup(desk):
+    row = with_backups(desk, acknowledged(desk))
+    desk.put(row, "pagerduty", "page", key="page-db", text="P1 shop: disk", target="db")
+    desk.tick()
+    desk.pagerduty.person_acknowledges(row.pagerduty_id, "Robin")
+    with Session(desk.store.engine) as session, session.begin():
+        for message in session.scalars(select(MessageRow).where(MessageRow.incident_id == row.id)):
+            message.sent_at = now() - timedelta(seconds=31)
+    look(desk, row)
+    assert decisions(desk, row) == []
+
+
+def test_a_policy_that_pagerduty_does_not_know_is_given_up_for_its_backup(desk):
+    row = with_backups(desk, acknowledged(desk))
+    desk.put(row, "pagerduty", "page", key="page-gone", text="P1 shop: gateway down", target="gone")
+    desk.tick()
+    assert desk.states(row)[-1] == ("page", "failed")
+    look(desk, row)
+    asked = [page.who for page in desk.pagerduty.pages if page.incident_id == row.pagerduty_id][1:]
+    assert asked == ["PDB"]
+    [decided] = decisions(desk, row)
+    assert decided.startswith("asks the backup of gone: pagerduty:db, because PagerDuty does not ask gone: ")
+    assert "Responder request target not found" in decided
+
+
+def test_a_page_whose_answer_was_lost_asks_nobody_a_second_time(desk):
+    row = with_backups(desk, acknowledged(desk))
+    desk.put(row, "pagerduty", "page", key="page-db", text="P1 shop: disk", target="db")
+    desk.tick()
+    [page] = [message for message in desk.store.messages(row.id) if message.kind == "page"]
+    desk.store.settle_message(page.number, state="waiting", retry_at=now())
+    desk.tick()
+    assert desk.states(row)[-1] == ("page", "sent")
+    assert pages(desk, row) == ["P1 shop: disk"]
 
 
 def test_notes_arrive_in_their_order_and_resolving_says_why(desk):

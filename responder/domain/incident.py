@@ -153,9 +153,10 @@ class TriageOutcome(Frozen):
 
 
 class DiagnosisOutcome(Frozen):
-    """What phase 2 found: the leading hypothesis' id and the number of those supported."""
+    """What phase 2 found: the leading hypothesis' id and the part that it is about, and those supported."""
 
     leading: str | None
+    part: str | None = None
     supported: tuple[str, ...]
     progress: str
 

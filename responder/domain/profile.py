@@ -4,6 +4,7 @@ The YAML of a profile is read by `read_profile`; its reference in `docs/profile.
 """
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Literal
 
@@ -17,6 +18,7 @@ from responder.domain.incident import Alert, Kind, Mode, Phase, Severity, lowest
 from responder.domain.predicates import PREDICATES
 from responder.domain.strategies import Strategies
 
+BY_PAGERDUTY, BY_SLACK = "pagerduty:", "slack:"
 DRILL_SCALE = 0.1  # clocks of a drill run at a tenth
 
 # Our proposal, to be moved in the review: the document gives action items a due date but no rule for it.
@@ -240,6 +242,7 @@ class Clocks(Frozen):
     observe_s: float = Field(300, ge=60, le=3600, description="Deadline of the strategy `wait`.")
     approval_s: float = Field(900, ge=120, le=86400, description="Waiting for a person to approve a step.")
     close_form_s: float = Field(3600, ge=300, le=86400, description="Waiting for a person to close.")
+    silence_s: float = Field(300, ge=60, le=3600, description="Nobody joins or acknowledges: then the backup.")
 
     def for_drill(self) -> "Clocks":
         """The same clocks at a tenth of the time (counts stay as they are)."""
@@ -253,9 +256,11 @@ class Clocks(Frozen):
 class Contact(Frozen):
     """A role, whom to reach first and whom when that fails. The document's "Emergency Contacts"."""
 
-    role: str = Field(description="Like `On-call Engineer`.")
-    primary: str = Field(description="`pagerduty:NAME`, `slack:#channel` or free text for people.")
-    backup: str | None = Field(None, description="The same, for when the primary cannot be reached.")
+    role: str = Field(min_length=1, description="Like `On-call Engineer`.")
+    primary: str = Field(
+        description="`pagerduty:NAME` (of `pagerduty.policies` or `users`), `slack:#channel` or text for people."
+    )
+    backup: str | None = Field(None, description="The same: asked when the primary refuses or stays silent.")
 
 
 class Runbook(Frozen):
@@ -265,8 +270,11 @@ class Runbook(Frozen):
     url: str = Field(description="Where it is.")
 
 
+PagerDutyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,64}$")]
+
+
 class PagerDutyAccess(Frozen):
-    """The PagerDuty service of this profile."""
+    """The PagerDuty service of this profile, and who is asked to join its incidents."""
 
     api_token: SecretName = Field(description="Name of the secret with a REST API token.")
     routing_key: SecretName = Field(description="Name of the secret with the Events v2 integration key.")
@@ -274,8 +282,44 @@ class PagerDutyAccess(Frozen):
     requester_id: str = Field(description="Id of that user, who requests responders.")
     service_id: str = Field(description="Id of the PagerDuty service.")
     escalation_policy_id: str = Field(description="Policy that is paged.")
+    policies: dict[str, PagerDutyId] = Field(
+        default_factory=dict,
+        description="Ids of escalation policies by the names that contacts and responders use.",
+    )
+    users: dict[str, PagerDutyId] = Field(
+        default_factory=dict, description="Ids of users by name: asked like a policy, or handed the command."
+    )
+    responders: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="Names asked to join a P1 or P2, by component: the profile's own `component` at once (unless "
+        "given: the service's policy), a `part` of the catalogue when its hypothesis leads.",
+    )
     api_url: HttpUrl = Field("https://api.pagerduty.com", description="Base URL of the REST API.")
     events_url: HttpUrl = Field("https://events.pagerduty.com", description="Base URL of the Events API.")
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> "PagerDutyAccess":
+        if doubled := sorted(self.policies.keys() & self.users.keys()):
+            raise ValueError(f"{', '.join(doubled)}: a policy and a user of the same name")
+        for component, names in self.responders.items():
+            self.know(f"responders.{component}", names)
+        return self
+
+    def know(self, where: str, names: Iterable[str]) -> None:
+        """Raises ValueError, naming the place, when one of the names is not known here."""
+        unknown = [name for name in names if name not in self.policies and name not in self.users]
+        if unknown:
+            raise ValueError(f"{where}: {', '.join(unknown)} is none of `pagerduty.policies` and `users`")
+
+    @property
+    def own_policy(self) -> str:
+        """The name of the service's own policy; its id where it has none."""
+        named = (name for name, id in self.policies.items() if id == self.escalation_policy_id)
+        return next(named, self.escalation_policy_id)
+
+    def asked_first(self, component: str) -> tuple[str, ...]:
+        """Whom a P1 or P2 of the component asks to join: names, else the service's own policy."""
+        return self.responders.get(component) or (self.own_policy,)
 
 
 class SlackAccess(Frozen):
@@ -368,6 +412,11 @@ class Profile(Frozen):
             runs_on = getattr(strategy, "host", None)
             if runs_on is not None and runs_on not in [host.name for host in self.hosts]:
                 raise ValueError(f"strategies.{strategy.name} runs on {runs_on!r}, which is none of the hosts")
+        if self.pagerduty and (self.pagerduty.policies or self.pagerduty.users):
+            for contact in self.contacts:
+                ways = (contact.primary, contact.backup or "")
+                called = [way.removeprefix(BY_PAGERDUTY) for way in ways if way.startswith(BY_PAGERDUTY)]
+                self.pagerduty.know(f"contacts: {contact.role}", called)
         for name in self.condition_predicates():
             if name not in PREDICATES:
                 raise ValueError(f"no predicate is called {name!r}; there are: {', '.join(sorted(PREDICATES))}")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from responder.domain.notices import SITE_TEMPLATES
 from responder.domain.site_templates import template_problems
 from responder.keeper.access import Access
+from responder.keeper.backups import Backups
 from responder.keeper.clocks import answer_overdue_forms
 from responder.keeper.leases import keep_pages_quiet
 from responder.keeper.outbox import Outbox
@@ -37,7 +38,7 @@ def main() -> None:
         for problem in template_problems(folder):
             log.error("%s; the shipped template is used", problem)
     store, access = open_store(), Access()
-    outbox = Outbox(store, access)
+    outbox, backups = Outbox(store, access), Backups(store, access)
     holder = f"keeper:{socket.gethostname()}:{os.getpid()}"
     duties: tuple[Callable[[], None], ...] = (
         outbox.send_due,
@@ -45,6 +46,7 @@ def main() -> None:
         lambda: take_up_lapsed_runs(store, holder),
         lambda: answer_overdue_forms(store),
         lambda: keep_updates(store, access),
+        backups.ask_due,
     )
     log.info("keeping promises as %s", holder)
     store.keeper_beats(holder)

@@ -4,11 +4,14 @@ import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 
+from blocks.pagerduty import PagerDuty
 from responder.domain.base import now
 from responder.domain.errors import IncidentResponseError, PermanentError, TransientError
 from responder.domain.notices import for_slack
-from responder.domain.profile import Profile
+from responder.domain.profile import BY_PAGERDUTY, Profile
+from responder.domain.responders import backup_of
 from responder.keeper.access import Access
+from responder.keeper.backups import escalation_key, open_page
 from responder.keeper.telling import NothingToTellError, tell_stakeholders, tell_statuspage, tell_tickets
 from responder.store import Store
 from responder.store.tables import IncidentRow, MessageRow
@@ -94,11 +97,18 @@ def _again(store: Store, message: MessageRow, error: str, pause_s: float) -> Non
 
 def _refused(store: Store, message: MessageRow, incident: IncidentRow, error: str) -> None:
     log.warning("%s %s is refused: %s", message.channel, message.kind, error)
-    if message.kind in PAGES:
+    if message.kind in PAGES and not _is_backed(message, incident):
         _again(store, message, error, _pause_s(message))
         _use_backup(store, message, incident)
     else:
         store.settle_message(message.number, state="failed", error=error)
+
+
+def _is_backed(message: MessageRow, incident: IncidentRow) -> bool:
+    """Whether somebody else is asked through PagerDuty when it refuses this page: then it is given up."""
+    profile, name = Profile.model_validate(incident.profile), message.body.get("target")
+    backup = backup_of(profile, name) if message.kind == "page" and name else None
+    return backup is not None and backup.startswith(BY_PAGERDUTY)
 
 
 def _use_backup(store: Store, message: MessageRow, incident: IncidentRow) -> None:
@@ -145,20 +155,8 @@ def _tell_pagerduty(store: Store, access: Access, message: MessageRow, incident:
             _open(store, access, message, incident)
         case "open":
             return
-        # A resolved page wakes nobody any more; an alert that flaps resolves its page.
-        case "page" | "escalate" if page_id is None or not pagerduty.get(page_id).open:
-            pagerduty.trigger(
-                f"incident-{incident.id}-escalation",
-                body.get("summary") or body["text"],
-                source=incident.service,
-                details={"page": body["text"]},
-                links={"Run": body["link"]} if "link" in body else {},
-            )
-        case "page":
-            pagerduty.page(_known(page_id), body["text"], [pagerduty.escalation_policy_id])
-        case "escalate":
-            pagerduty.escalate(_known(page_id), body["text"])
-            store.note_world(incident.id, pagerduty_status="triggered")
+        case "page" | "escalate":
+            _wake(store, pagerduty, message, incident)
         case "note":
             pagerduty.note(_known(page_id), body["text"])
         case "resolve":
@@ -166,6 +164,31 @@ def _tell_pagerduty(store: Store, access: Access, message: MessageRow, incident:
             store.note_world(incident.id, pagerduty_status="resolved")
         case kind:
             raise PermanentError(f"the outbox knows no PagerDuty message {kind!r}")
+
+
+def _wake(store: Store, pagerduty: PagerDuty, message: MessageRow, incident: IncidentRow) -> None:
+    """Call people through the incident's page. A resolved one wakes nobody: an alert that flaps resolves it."""
+    body, page = message.body, open_page(pagerduty, incident)
+    if page is None:
+        pagerduty.trigger(
+            escalation_key(incident),
+            body.get("summary") or body["text"],
+            source=incident.service,
+            details={"page": body["text"]},
+            links={"Run": body["link"]} if "link" in body else {},
+        )
+    elif message.kind == "escalate":
+        pagerduty.escalate(page.id, body["text"])
+        store.note_world(incident.id, pagerduty_status="triggered")
+    else:
+        known = Profile.model_validate(incident.profile).pagerduty
+        name = body.get("target") or pagerduty.escalation_policy_id
+        user = known.users.get(name) if known else None
+        policy = (known.policies.get(name) if known else None) or name
+        if any((one.target, one.message) == (user or policy, body["text"]) for one in page.requested):
+            return  # a keeper asked them, and died before it could say so
+        targets = {"users": [user]} if user else {"policies": [policy]}
+        pagerduty.page(page.id, body["text"], **targets)
 
 
 def _find(store: Store, access: Access, message: MessageRow, incident: IncidentRow) -> None:

@@ -35,6 +35,18 @@ class LogEntry:
 
 
 @dataclass
+class Responder:
+    """Somebody who was asked to join: through which target, with which words, and what they answered."""
+
+    target: str
+    target_kind: str
+    user: str
+    message: str
+    at: datetime
+    state: str = "pending"
+
+
+@dataclass
 class Incident:
     """An incident at the stand-in; times in UTC. `resolution` is what the resolver said."""
 
@@ -48,6 +60,8 @@ class Incident:
     acknowledgements: list[tuple[str, datetime]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     log: list[LogEntry] = field(default_factory=list)
+    assignee: str = ""
+    responders: list[Responder] = field(default_factory=list)
     resolution: str = ""
     details: dict[str, Any] = field(default_factory=dict)
     held_until: float = 0
@@ -146,6 +160,15 @@ class PagerDutyStandIn(StandIn):
             self._resolve(incident, who, "")
             return who
 
+    def person_answers(self, id: str, target: str, state: str) -> None:
+        """Whoever was asked through the target answers: `joined`, `declined` or `user_cancelled`."""
+        with self.lock:
+            asked = [one for one in self._open_incident(id).responders if one.target == target]
+            if not asked:
+                raise ValueError(f"nobody was asked through {target}")
+            for one in asked:
+                one.state = state
+
     def _open_incident(self, id: str) -> Incident:
         self._catch_up()
         if self._incidents[id].status == "resolved":
@@ -190,6 +213,7 @@ class PagerDutyStandIn(StandIn):
                 title=payload["summary"],
                 escalation_policy_id=self.escalation_policy_id,
                 created_at=now(),
+                assignee=self.on_call_id,
                 details=payload.get("custom_details") or {},
             )
             self._incidents[incident.id] = incident
@@ -315,8 +339,15 @@ class PagerDutyStandIn(StandIn):
         if incident.status == "resolved":
             return _error(400, "Invalid Input Provided", 2001, ["Incident Already Resolved"])
         status, policy = change.get("status"), (change.get("escalation_policy") or {}).get("id")
+        assignees = [one["assignee"]["id"] for one in change.get("assignments", [])]
         if policy is not None and policy not in self.policies:
             return _error(400, "Invalid Input Provided", 2001, ["Escalation policy not found"])
+        if any(assignee not in self.people for assignee in assignees):
+            return _error(400, "Invalid Input Provided", 2001, ["Assignee Cannot Be Found"])
+        if assignees:
+            incident.assignee = assignees[0]
+            incident.log.append(LogEntry(now(), "assign", self.requester_id))
+            self._trigger(incident, f"assigned to {self.people[assignees[0]]}")
         if policy:
             incident.escalation_policy_id = policy
             incident.log.append(LogEntry(now(), "assign", self.requester_id))
@@ -348,21 +379,50 @@ class PagerDutyStandIn(StandIn):
 
     def _request_responders(self, incident: Incident, body: dict[str, Any]) -> Answer:
         targets = [t["responder_request_target"] for t in body.get("responder_request_targets", [])]
+        known = {"escalation_policy_reference": self.policies, "user_reference": self.people}
         if body.get("requester_id") not in self.people:
             return _error(400, "Invalid Input Provided", 2001, ["Requester not found"])
-        if not targets or any(target["id"] not in self.policies for target in targets):
+        if not targets or any(target["id"] not in known.get(target["type"], ()) for target in targets):
             return _error(400, "Invalid Input Provided", 2001, ["Responder request target not found"])
+        asked = []
         for target in targets:
-            self._pages.append(Page(now(), target["id"], body.get("message", ""), incident.id))
+            self._pages.append(Page(now(), target["id"], body["message"], incident.id))
+            kind = target["type"].removesuffix("_reference")
+            user = target["id"] if kind == "user" else self.on_call_id
+            asked.append(Responder(target["id"], kind, user, body["message"], now()))
+        incident.responders += asked
         incident.log.append(LogEntry(now(), "responder_request", self.requester_id))
-        answer = {"incident": _reference(incident.id, "incident", incident.title), "message": body["message"]}
-        return Answer(200, {"responder_request": answer | {"requester": self._who(body["requester_id"])}})
+        return Answer(200, {"responder_request": self._responder_request(incident, asked)})
+
+    def _responder_request(self, incident: Incident, asked: list[Responder]) -> dict[str, Any]:
+        targets = [
+            {"type": one.target_kind, "id": one.target, "incidents_responders": [self._responder(incident, one)]}
+            for one in asked
+        ]
+        return {
+            "incident": _reference(incident.id, "incident", incident.title),
+            "requester": self._who(self.requester_id),
+            "requested_at": _iso(asked[0].at),
+            "message": asked[0].message,
+            "responder_request_targets": [{"responder_request_target": target} for target in targets],
+        }
+
+    def _responder(self, incident: Incident, asked: Responder) -> dict[str, Any]:
+        return {
+            "state": asked.state,
+            "user": self._who(asked.user),
+            "incident": _reference(incident.id, "incident", incident.title),
+            "updated_at": _iso(asked.at),
+            "message": asked.message,
+            "requester": self._who(self.requester_id),
+            "requested_at": _iso(asked.at),
+        }
 
     # Answers in PagerDuty's shape.
 
     def _json(self, incident: Incident) -> dict[str, Any]:
         acknowledged = [{"at": _iso(at), "acknowledger": self._who(id)} for id, at in incident.acknowledgements]
-        assigned = [{"at": _iso(incident.created_at), "assignee": self._who(self.on_call_id)}]
+        assigned = [{"at": _iso(incident.created_at), "assignee": self._who(incident.assignee)}]
         policy = _reference(incident.escalation_policy_id, "escalation_policy", "On-call")
         changes = [e for e in incident.log if e.kind in ("trigger", "acknowledge", "unacknowledge", "resolve")]
         return {
@@ -382,6 +442,8 @@ class PagerDutyStandIn(StandIn):
             "escalation_policy": policy,
             "assignments": [] if incident.status == "resolved" else assigned,
             "acknowledgements": acknowledged,
+            "incidents_responders": [self._responder(incident, one) for one in incident.responders],
+            "responder_requests": [self._responder_request(incident, [one]) for one in incident.responders],
         }
 
     def _service(self) -> dict[str, Any]:
