@@ -18,6 +18,8 @@ async def verify_attempt(ref: IncidentRef, step_ids: list[str]) -> Checks:
     steps = [step_of(case, step_id) for step_id in step_ids]
     clock = case.profile.clock
     if steps[0].strategy == WAIT:
+        what, why = f"waits {clock.observe_s:g} s and watches", steps[0].why
+        case.store.decide(case.id, who="responder", what=what, why=why)
         case.step("wait and watch", deadline_s=clock.observe_s + clock.step_s)
         return Checks(outcomes=at_once(observe, case, steps))
     targets = ", ".join(step.target for step in steps)

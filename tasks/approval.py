@@ -31,6 +31,9 @@ async def ask_to_act(ref: IncidentRef, step: PlanStep) -> None:
     case.store.keep_record(case.id, ref.epoch, "asking", {"step": step.id})
     case.step(WAITING_TO_APPROVE, deadline_s=case.profile.clock.approval_s)
     case.store.update_incident(case.id, ref.epoch, reason=f"{WAITING_TO_APPROVE}: {shown}")
+    case.store.decide(
+        case.id, who="responder", what=f"asks a person: {step.strategy} on {step.target}", why=step.why
+    )
     ask_for_approval(case, shown, key=step.id)
     plan = reports.plan(read_plan(case.store, case.id), read_results(case.store, case.id))
     form = ApprovalForm.with_initial_data(

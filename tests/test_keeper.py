@@ -354,6 +354,83 @@ def test_a_page_whose_answer_was_lost_asks_nobody_a_second_time(desk):
     assert pages(desk, row) == ["P1 shop: disk"]
 
 
+def note_due(desk: Desk, row: IncidentRow, seconds: float = 60) -> list[str]:
+    """What the page's notes say, after a fresh keeper has looked `seconds` after the last decision."""
+    from responder.keeper.decisions import note_decisions
+
+    note_decisions(desk.store, desk.row(row), at=now() + timedelta(seconds=seconds))
+    desk.tick()
+    [page] = [incident for incident in desk.pagerduty.incidents if incident.id == row.pagerduty_id]
+    return page.notes
+
+
+def test_decisions_reach_the_page_together_in_order_and_once(desk):
+    row = acknowledged(desk)
+    for what in ("severity P1", "restart on gw-1"):
+        desk.store.decide(row.id, who="responder", what=what, why="the process is gone")
+    assert note_due(desk, row, seconds=0) == [], "the rest of the bunch is waited for"
+    [note] = note_due(desk, row)
+    assert [line[11:] for line in note.split("\n")[1:]] == [
+        "responder: severity P1, because the process is gone",
+        "responder: restart on gw-1, because the process is gone",
+    ]
+    assert note_due(desk, row) == [note]
+    desk.store.decide(row.id, who="guardrail: budget", what="refuses restart on gw-2", why="it is used up")
+    [_, second] = note_due(desk, row)
+    assert second.endswith("guardrail: budget: refuses restart on gw-2, because it is used up")
+
+
+def test_many_decisions_fill_as_many_notes_as_they_need(desk):
+    row = acknowledged(desk)
+    for number in range(12):
+        desk.store.decide(row.id, who="responder", what=f"step {number}", why="x" * 400)
+    for _ in range(5):
+        notes = note_due(desk, row)
+    assert [f"step {number}," in "\n".join(notes) for number in range(12)] == [True] * 12
+    assert max(len(note) for note in notes) <= 2_000
+    assert len(notes) == 3
+
+
+def test_of_two_keepers_that_gathered_differently_each_decision_is_noted_once(desk):
+    from responder.keeper.decisions import note_decisions
+
+    row = acknowledged(desk)
+    desk.store.decide(row.id, who="responder", what="first", why="a")
+    stale = desk.row(row)
+    note_decisions(desk.store, stale, at=now() + timedelta(minutes=1))
+    desk.store.decide(row.id, who="responder", what="second", why="b")
+    note_decisions(desk.store, stale, at=now() + timedelta(minutes=1))
+    desk.tick()
+    notes = note_due(desk, row)
+    assert "\n".join(notes).count("first") == 1
+    assert "\n".join(notes).count("second") == 1
+
+
+def test_decisions_before_the_page_is_known_wait_for_it_and_those_of_a_rehearsal_are_not_noted(desk):
+    row = desk.open()
+    desk.store.decide(row.id, who="responder", what="severity P1", why="it is down")
+    since = now() - timedelta(days=1)
+    known = [incident.id for incident, _ in desk.store.latest_decisions(since=since)]
+    desk.store.note_world(row.id, pagerduty_id="P1")
+    assert (row.id in known, row.id in [i.id for i, _ in desk.store.latest_decisions(since=since)]) == (
+        False,
+        True,
+    )
+    desk.store.note_world(row.id, mode="dry-run")
+    assert row.id not in [incident.id for incident, _ in desk.store.latest_decisions(since=since)]
+
+
+def test_a_note_whose_answer_was_lost_is_not_written_twice(desk):
+    row = acknowledged(desk)
+    desk.put(row, "pagerduty", "note", text="restart on gw-1: it holds")
+    desk.tick()
+    [note] = [message for message in desk.store.messages(row.id) if message.kind == "note"]
+    desk.store.settle_message(note.number, state="waiting", retry_at=now())
+    desk.tick()
+    [page] = [incident for incident in desk.pagerduty.incidents if incident.id == row.pagerduty_id]
+    assert page.notes == ["restart on gw-1: it holds"]
+
+
 def test_notes_arrive_in_their_order_and_resolving_says_why(desk):
     row = acknowledged(desk)
     for number in range(5):

@@ -343,6 +343,20 @@ def pagerduty_note(what: str, *, at: datetime, details: Sequence[str] = (), link
     return _fitting(head, [f"- {plain(detail)}" for detail in details], NOTE_LIMIT)
 
 
+def decisions_note(decided: Sequence[tuple[datetime, str]]) -> tuple[str, int]:
+    """A note on a page of what was decided, in order, and how many of the decisions it holds: the rest needs more.
+
+    At least one is held. Source: the document's "Capture decisions and rationale".
+    """
+    text, held = f"Decided on {day(decided[0][0])} (UTC):", 0
+    for at, words in decided:
+        line = f"- {at.astimezone(UTC):%H:%M:%S} {plain(words)}"
+        if held and len(text) + 1 + len(line) > NOTE_LIMIT:
+            break
+        text, held = f"{text}\n{line}", held + 1
+    return text, held
+
+
 def copied(text: str | None) -> str:
     """`text` if a person can copy it from one line as it is, else nothing."""
     whole = text and len(text) <= _COPIED_LIMIT and text == redact(clean(text)).strip() and text.isprintable()

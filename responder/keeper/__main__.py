@@ -12,6 +12,7 @@ from responder.domain.site_templates import template_problems
 from responder.keeper.access import Access
 from responder.keeper.backups import Backups
 from responder.keeper.clocks import answer_overdue_forms
+from responder.keeper.decisions import DecisionNotes
 from responder.keeper.leases import keep_pages_quiet
 from responder.keeper.outbox import Outbox
 from responder.keeper.runs import take_up_lapsed_runs
@@ -38,7 +39,7 @@ def main() -> None:
         for problem in template_problems(folder):
             log.error("%s; the shipped template is used", problem)
     store, access = open_store(), Access()
-    outbox, backups = Outbox(store, access), Backups(store, access)
+    outbox, backups, notes = Outbox(store, access), Backups(store, access), DecisionNotes(store)
     holder = f"keeper:{socket.gethostname()}:{os.getpid()}"
     duties: tuple[Callable[[], None], ...] = (
         outbox.send_due,
@@ -47,6 +48,7 @@ def main() -> None:
         lambda: answer_overdue_forms(store),
         lambda: keep_updates(store, access),
         backups.ask_due,
+        notes.write_due,
     )
     log.info("keeping promises as %s", holder)
     store.keeper_beats(holder)

@@ -158,7 +158,10 @@ def _tell_pagerduty(store: Store, access: Access, message: MessageRow, incident:
         case "page" | "escalate":
             _wake(store, pagerduty, message, incident)
         case "note":
-            pagerduty.note(_known(page_id), body["text"])
+            # A keeper may have died after it was written, and before it could say so.
+            said = {text.strip() for text in pagerduty.notes(_known(page_id))}
+            if body["text"].strip() not in said:
+                pagerduty.note(_known(page_id), body["text"])
         case "resolve":
             pagerduty.resolve(_known(page_id), body["text"])
             store.note_world(incident.id, pagerduty_status="resolved")

@@ -425,6 +425,21 @@ class Store:
                 select(DecisionRow).where(DecisionRow.incident_id == incident_id).order_by(DecisionRow.id)
             ).all()
 
+    def latest_decisions(self, *, since: datetime) -> Sequence[tuple[IncidentRow, int]]:
+        """Each live incident with a page where something was decided since then, and its last decision's number."""
+        query = (
+            select(IncidentRow, func.max(DecisionRow.id))
+            .join(DecisionRow, DecisionRow.incident_id == IncidentRow.id)
+            .where(
+                DecisionRow.at >= since,
+                IncidentRow.mode == Mode.LIVE.value,
+                IncidentRow.pagerduty_id.is_not(None),
+            )
+            .group_by(IncidentRow.id)
+        )
+        with self._session() as session:
+            return [(incident, latest) for incident, latest in session.execute(query)]
+
     # --- the outbox --------------------------------------------------------------------------------
 
     @_finds_what_overtook_it
