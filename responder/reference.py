@@ -127,6 +127,9 @@ EVIDENCE = {
     "metrics.load": "the gauge `endpoints.metrics.load`, like requests in flight",
     "metrics.overloaded": "yes or no: that gauge is above `endpoints.metrics.load_limit`",
     "metrics.verdict": "`healthy` or `unhealthy`, by the profile's `sla`",
+    "impact.requests": "the counter of requests as it stands, `impact.total`",
+    "impact.failed": "the counter of failed requests as it stands, `impact.failed`",
+    "impact.clients": "clients connected; only with `impact.clients`",
 }
 
 FAILURES = {

@@ -12,6 +12,7 @@ from blocks.ssh import SSHCredentials
 from responder.domain.base import now
 from responder.domain.errors import IncidentResponseError
 from responder.domain.evidence import Evidence
+from responder.domain.impact import COUNTERS
 from responder.domain.notes import Notes
 from responder.domain.observations import note_out_of_reach
 from responder.domain.profile import Host, Profile
@@ -77,6 +78,7 @@ def _evidence(
         raise result
     notes = Notes(host, at)
     keys = [evidence_of(check) for check in required_checks(profile)]
+    keys += COUNTERS if profile.endpoints.metrics else ()
     note_out_of_reach(notes, str(result), [*keys, "health.failure", "logins.active", "deployments.running"])
     return tuple(notes.evidence)
 

@@ -10,7 +10,8 @@ from prefect.exceptions import PrefectException
 
 from blocks.run_history import RunPage, schedule_review
 from responder.domain.base import now
-from responder.domain.incident import Ending, IncidentRef, Mode, Outcome, PostIncidentOutcome, Severity
+from responder.domain.impact import affected
+from responder.domain.incident import Ending, IncidentRef, Mode, Outcome, Phase, PostIncidentOutcome, Severity
 from responder.domain.notices import inline
 from responder.domain.postmortem import (
     AttemptSummary,
@@ -21,11 +22,12 @@ from responder.domain.postmortem import (
     render_postmortem,
 )
 from responder.domain.profile import review_date
+from responder.domain.sla import first_sign, sla_impact
 from responder.domain.timeline import Timeline, merge
 from responder.store import open_store
 from responder.store.entries import store_entries
 from tasks.case import Case, open_case, ranking
-from tasks.publish import budgets, impact, timeline_of
+from tasks.publish import budgets, timeline_of
 from tasks.results import read_plan, read_results
 from tasks.tell import ask_for_blanks
 
@@ -47,7 +49,7 @@ def write_postmortem(case: Case, ending: Ending) -> PostIncidentOutcome:
     return PostIncidentOutcome(
         postmortem_path=str(path),
         review_due=datetime.combine(due, ended.time(), tzinfo=UTC) if due else None,
-        blanks=tuple(blank.name for blank in drafted.blanks),
+        blanks=tuple(blank.asked for blank in drafted.blanks),
     )
 
 
@@ -58,6 +60,7 @@ def needs_follow_up(ending: Ending) -> bool:
 
 def _draft(case: Case, ending: Ending) -> PostMortem:
     row, store = case.row, case.store
+    dossier = store.dossier(case.id)
     results = {result.step_id: result for result in read_results(store, case.id)}
     steps = [step for step in read_plan(store, case.id).steps if step.id in results]
     leading = next((judgement for judgement in ranking(case) if judgement.standing == "supported"), None)
@@ -95,8 +98,22 @@ def _draft(case: Case, ending: Ending) -> PostMortem:
         contacts=case.profile.contacts,
         runbooks=case.profile.runbooks,
         due_days=case.profile.due_days,
-        users_affected=impact(case),
+        users_affected=affected(dossier),
+        sla_impact=sla_impact(
+            first_sign(store.alerts(case.id), dossier),
+            _restored_at(case),
+            outcome=ending.outcome,
+            availability_percent=case.profile.sla.availability_percent,
+        ),
     )
+
+
+def _restored_at(case: Case) -> datetime | None:
+    """When the service was confirmed to be restored; None where that never happened."""
+    ended = {phase.name: phase for phase in case.store.phases(case.id) if phase.outcome}
+    resolve = ended.get(Phase.RESOLVE)
+    confirmed = resolve and resolve.outcome and resolve.outcome.get("state") == "confirmed"
+    return resolve.ended_at if resolve and confirmed else None
 
 
 def _timeline(case: Case) -> Timeline:
@@ -125,7 +142,7 @@ def remind(incident_id: str) -> PostIncidentOutcome:
     case = open_case(ref)
     ending = Ending(outcome=Outcome(row.outcome or Outcome.ESCALATED), reason=row.reason)
     drafted = write_postmortem.fn(case, ending)
-    blanks = "\n".join(f"- [ ] {name}" for name in drafted.blanks) or "none"
+    blanks = "\n".join(f"- [ ] {inline(blank)}" for blank in drafted.blanks) or "none"
     create_markdown_artifact(f"# Review of {inline(row.summary)}\n\nBlanks to fill:\n\n{blanks}\n", key="review")
     ask_for_blanks(case, drafted.blanks)
     return drafted

@@ -150,6 +150,7 @@ class Look:
         measured = compare(first[1], second[1], second[0] - first[0], names)
         if metrics.load and metrics.load_limit:
             observed.note_load(self.notes, self._url(metrics.url), second[1], metrics.load, metrics.load_limit)
+        observed.note_impact(self.notes, self._url(metrics.url), second[1], self.profile.impact, metrics)
         sla = self.profile.sla
         observed.note_rates(
             self.notes, self._url(metrics.url), measured, limits=(sla.error_share, sla.latency_p99_s)

@@ -40,6 +40,7 @@ from responder.domain.notices import (
 )
 from responder.domain.plan import Plan, PlanStep, StepResult
 from responder.domain.postmortem import (
+    COMMANDER,
     OUTCOME_WORDS,
     PHASE_WORDS,
     STATE_WORDS,
@@ -232,6 +233,9 @@ def budgets() -> tuple[PhaseBudget, ...]:
     )
 
 
+READINGS = {"requests-failed": "12 of 400 requests failed"}
+
+
 def drafted(text: str = "restart holds", **changes: object) -> PostMortem:
     known = {
         "title": "gateway does not answer",
@@ -353,7 +357,7 @@ def test_a_postmortem_has_the_headings_fields_and_tables_of_the_documents_templa
                     attempts=(),
                     decisions=(),
                     contacts=(),
-                    users_affected="12 of 400",
+                    users_affected={"clients-affected": None, "requests-failed": "12 of 400 requests failed"},
                 )
             ),
         ),
@@ -466,8 +470,35 @@ def test_every_blank_is_named_once_with_an_owner_and_a_question():
     )
 
 
+@pytest.mark.parametrize("leading", [None, 0, 1], ids=["no hypothesis", "supported", "refuted"])
+@pytest.mark.parametrize("contacts", [(), (Contact(role="Engineering Manager", primary="direct"),)])
+@pytest.mark.parametrize("readings", [{}, {"clients-affected": None, "requests-failed": "1 of 2"}])
+def test_whatever_is_unknown_each_blank_has_an_owner_who_is_named_in_the_text(leading, contacts, readings):
+    pm = drafted(
+        leading=None if leading is None else ranking()[leading],
+        contacts=contacts,
+        severity=None,
+        ended_at=None,
+        outcome=Outcome.ESCALATED,
+        users_affected=readings,
+        attempts=(),
+        deliveries=(),
+        budgets=(),
+        timeline=Timeline(),
+    )
+    text = render_postmortem(pm)
+    manager = "Engineering Manager" if contacts else COMMANDER
+    owners = {blank.name: blank.owner for blank in pm.blanks}
+    assert owners.pop("revenue-impact") == manager
+    assert set(owners.values()) == {COMMANDER}
+    assert {"duration", "severity", "author", "sla-impact", "resolution", "due-date", "lessons"} <= set(owners)
+    assert ("users-affected" in owners) == (not readings)
+    for blank in pm.blanks:
+        assert f"[blank: {blank.name} — {blank.owner}: {blank.question}]" in text
+
+
 def test_a_known_reading_takes_the_blanks_place():
-    names = [blank.name for blank in drafted(users_affected="12 of 400", sla_impact="14 minutes").blanks]
+    names = [blank.name for blank in drafted(users_affected=READINGS, sla_impact="14 minutes").blanks]
 
     assert "users-affected" not in names
     assert "sla-impact" not in names

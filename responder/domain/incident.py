@@ -212,7 +212,7 @@ class ResolveOutcome(Frozen):
 
 
 class PostIncidentOutcome(Frozen):
-    """Phase 5: where the post-mortem is and when it is reviewed (None for P4)."""
+    """Phase 5: where the post-mortem is, when it is reviewed (None for P4), and each blank with its owner."""
 
     postmortem_path: str
     review_due: datetime | None

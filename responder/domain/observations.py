@@ -15,12 +15,12 @@ from responder.domain.escaping import bound
 from responder.domain.notes import Notes
 from responder.domain.parsing.http import HttpReply, Reading
 from responder.domain.parsing.journal import find_oom_kills, group_errors, parse_journal
-from responder.domain.parsing.metrics import Samples, ServiceRates
+from responder.domain.parsing.metrics import Samples, ServiceRates, total
 from responder.domain.parsing.parsed import Parsed
 from responder.domain.parsing.processes import matching, parse_ps, parse_who
 from responder.domain.parsing.resources import parse_df, parse_df_inodes, parse_free
 from responder.domain.parsing.systemd import parse_show
-from responder.domain.profile import Unit
+from responder.domain.profile import Impact, Metrics, Unit
 
 KEPT_LINES = 100
 SHOWN_PATTERNS = 20
@@ -326,6 +326,23 @@ def note_load(notes: Notes, url: str, scraped: Parsed[Samples], gauge: str, limi
         return
     notes.saw("metrics.load", url, sum(figures))
     notes.saw("metrics.overloaded", url, sum(figures) > limit)
+
+
+def note_impact(notes: Notes, url: str, scraped: Parsed[Samples], impact: Impact, metrics: Metrics) -> None:
+    """The counters of all and of failed requests as they stand, and how many clients are connected."""
+    where = impact.failed_where if impact.failed else metrics.errors_where
+    selecting = {label: re.compile(pattern) for label, pattern in where.items()}
+    read = {
+        "impact.requests": total(scraped, impact.total or metrics.requests),
+        "impact.failed": total(scraped, impact.failed or metrics.errors, selecting),
+    }
+    if impact.clients:
+        read["impact.clients"] = total(scraped, impact.clients)
+    for key, measure in read.items():
+        if measure.value is None:
+            notes.missed(key, url, measure.problem or "not read")
+        else:
+            notes.saw(key, url, measure.value)
 
 
 def _iso(moment: datetime | None) -> str | None:

@@ -5,6 +5,7 @@ Source: the document's "Post-Mortem Template" and the three questions of its pha
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from types import MappingProxyType
 from typing import Literal
 
 from pydantic import Field
@@ -12,6 +13,7 @@ from pydantic import Field
 from responder.domain.base import Frozen, UtcDatetime
 from responder.domain.evidence import Finding, Truth
 from responder.domain.hypothesis import Judgement
+from responder.domain.impact import QUESTIONS
 from responder.domain.incident import Outcome, Phase, Severity
 from responder.domain.notices import Shown, day, duration, inline, render
 from responder.domain.profile import DUE_DAYS, Contact, Runbook
@@ -64,8 +66,13 @@ class Blank(Frozen):
     """What only a person knows: its name, who is asked, and the question."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
-    owner: str
+    owner: str = Field(min_length=1)
     question: str
+
+    @property
+    def asked(self) -> str:
+        """Like `root-cause (Incident Commander)`."""
+        return f"{self.name} ({self.owner})"
 
 
 Fact = str | Blank
@@ -90,7 +97,7 @@ class PostMortem(Frozen):
     severity: Severity | Blank
     author: Fact
     summary: Fact
-    users_affected: Fact
+    users_affected: tuple[Fact, ...]
     revenue_impact: Fact
     sla_impact: Fact
     timeline: Timeline
@@ -122,9 +129,11 @@ def render_postmortem(pm: PostMortem) -> str:
     return render("postmortem.md.j2", pm=pm, fact=fact, facts=_facts, events=_events(pm), actions=_actions(pm))
 
 
-def fact(value: Fact | Severity | date | timedelta) -> Shown:
-    """A known value in Markdown, or the blank that stands for it."""
+def fact(value: Fact | Severity | date | timedelta | tuple[Fact, ...]) -> Shown:
+    """A known value in Markdown, or the blank that stands for it; several stand beside each other."""
     match value:
+        case tuple():
+            return Shown("; ".join(map(fact, value)))
         case Blank(name=name, owner=owner, question=question):
             return Shown(f"[blank: {name} — {inline(owner)}: {inline(question)}]")
         case timedelta():
@@ -223,13 +232,14 @@ def draft(
     contacts: Sequence[Contact] = (),
     runbooks: Sequence[Runbook] = (),
     due_days: Mapping[Severity, int] = DUE_DAYS,
-    users_affected: str | None = None,
+    users_affected: Mapping[str, str | None] = MappingProxyType({}),
     revenue_impact: str | None = None,
     sla_impact: str | None = None,
 ) -> PostMortem:
     """The post-mortem as far as the facts go. Whatever is not known becomes a blank, never a guess.
 
-    `reason` is the sentence of the incident's ending; `leading` the hypothesis that stands first.
+    `reason` is the sentence of the incident's ending; `leading` the hypothesis that stands first;
+    `users_affected` as `responder.domain.impact.affected` has it.
     """
     manager = _role(contacts, "Engineering Manager") or COMMANDER
     span = ended_at - opened_at if ended_at else None
@@ -240,7 +250,7 @@ def draft(
         severity=severity or _ask("severity", "how severe was it, P1 to P4?"),
         author=_ask("author", "who completes this draft?"),
         summary=_summary(title, service, outcome, span, reason),
-        users_affected=users_affected or _ask("users-affected", "how many users were affected?"),
+        users_affected=_users_affected(users_affected),
         revenue_impact=revenue_impact or _ask("revenue-impact", "did it cost revenue, and how much?", manager),
         sla_impact=sla_impact or _ask("sla-impact", "for how many minutes was the service outside its SLA?"),
         timeline=timeline,
@@ -256,6 +266,14 @@ def draft(
 
 def _ask(name: str, question: str, owner: str = COMMANDER) -> Blank:
     return Blank(name=name, owner=owner, question=question)
+
+
+def _users_affected(readings: Mapping[str, str | None]) -> tuple[Fact, ...]:
+    """What was read, and a blank for each reading that could not be made; one blank where there is nothing."""
+    if not any(readings.values()):
+        return (_ask("users-affected", "how many users were affected?"),)
+    known = tuple(said for said in readings.values() if said)
+    return (*known, *(_ask(name, QUESTIONS[name]) for name, said in readings.items() if not said))
 
 
 def _summary(title: str, service: str, outcome: Outcome | None, span: timedelta | None, reason: str) -> str:

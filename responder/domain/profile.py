@@ -227,6 +227,19 @@ class Sla(Frozen):
     availability_percent: float = Field(99.9, ge=0, le=100, description="Promised availability, 30 days.")
 
 
+class Impact(Frozen):
+    """Which metrics tell how many are affected. What cannot be read is a blank in the post-mortem, never zero."""
+
+    clients: str | None = Field(None, description="Gauge of the clients connected; its series are added up.")
+    total: str | None = Field(None, description="Counter of requests; unless given `endpoints.metrics.requests`.")
+    failed: str | None = Field(
+        None, description="Counter of failed ones; unless given `endpoints.metrics.errors`."
+    )
+    failed_where: dict[str, Pattern] = Field(
+        default_factory=dict, description="Labels (name: regular expression) that make one of `failed` count."
+    )
+
+
 class Clocks(Frozen):
     """Every clock, in seconds. A drill runs them at a tenth; the bounds are for production."""
 
@@ -382,6 +395,7 @@ class Profile(Frozen):
     )
     guardrails: Guardrails = Guardrails()
     sla: Sla = Sla()
+    impact: Impact = Impact()
     clocks: Clocks = Clocks()
     phase_budgets_minutes: dict[Phase, float] = Field(
         default_factory=lambda: {Phase.TRIAGE: 5.0, Phase.DIAGNOSE: 15.0, Phase.MITIGATE: 30.0},
@@ -412,6 +426,8 @@ class Profile(Frozen):
             runs_on = getattr(strategy, "host", None)
             if runs_on is not None and runs_on not in [host.name for host in self.hosts]:
                 raise ValueError(f"strategies.{strategy.name} runs on {runs_on!r}, which is none of the hosts")
+        if self.impact != Impact() and self.endpoints.metrics is None:
+            raise ValueError("impact: its readings are metrics, and `endpoints.metrics` is not given")
         if self.pagerduty and (self.pagerduty.policies or self.pagerduty.users):
             for contact in self.contacts:
                 ways = (contact.primary, contact.backup or "")

@@ -13,7 +13,7 @@ from responder.store import Store
 from responder.store.tables import IncidentRow, MessageRow
 
 LOOK_EVERY = timedelta(seconds=2)
-# Decisions come in bunches: a note waits for the rest of the bunch, and so the page does not get forty of one line.
+# Decisions come in bunches: a note waits for the rest, so that the page does not get forty of one line.
 GATHER = timedelta(seconds=20)
 RECENT = timedelta(days=1)
 
@@ -27,7 +27,7 @@ class DecisionNotes:
         self._next = datetime.min.replace(tzinfo=UTC)
 
     def write_due(self) -> None:
-        """One note for each incident with a page whose decisions have gathered for long enough, or that has ended."""
+        """Put a note for each incident with a page that has ended, or whose decisions have gathered for a while."""
         at = now()
         if at < self._next:
             return

@@ -40,6 +40,7 @@ from typing import Any
 
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 REQUESTS_PER_S = 40.0
+CLIENTS = 12
 READY_AFTER_S = 0.4
 LEAK_STEP_S = 0.25
 
@@ -247,6 +248,8 @@ class Gateway(ThreadingHTTPServer):
             f"{prefix}_engine_running {int(self.bridge.connected)}",
             f"# TYPE {prefix}_http_requests_in_flight gauge",
             f"{prefix}_http_requests_in_flight {in_flight}",
+            f"# TYPE {prefix}_sse_clients gauge",
+            f"{prefix}_sse_clients {CLIENTS}",
             f"# TYPE {prefix}_websocket_connected gauge",
             f"{prefix}_websocket_connected {int('exchange' not in faults)}",
             f"# TYPE {prefix}_exchange_api_errors_total counter",

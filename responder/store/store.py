@@ -426,7 +426,7 @@ class Store:
             ).all()
 
     def latest_decisions(self, *, since: datetime) -> Sequence[tuple[IncidentRow, int]]:
-        """Each live incident with a page where something was decided since then, and its last decision's number."""
+        """Each live incident with a page where something was decided since then, and the last decision's id."""
         query = (
             select(IncidentRow, func.max(DecisionRow.id))
             .join(DecisionRow, DecisionRow.incident_id == IncidentRow.id)

@@ -155,6 +155,20 @@ def compare(first: Parsed[Samples], second: Parsed[Samples], elapsed_s: float, n
     )
 
 
+def total(scraped: Parsed[Samples], name: str, where: Mapping[str, re.Pattern[str]] | None = None) -> Measure:
+    """The sum of a counter's or gauge's series now, of those that `where` selects; unknown as in `compare`."""
+    if scraped.value is None:
+        return Measure(problem=scraped.problem)
+    series = _series(scraped.value, name, "_total")
+    if series is None:
+        return Measure(problem=f"no metric {shown(name)}")
+    try:
+        _check_labels(series, name, where)
+        return Measure(value=math.fsum(_wanted(series, name, where).values()))
+    except _UnknownMeasureError as error:
+        return Measure(problem=str(error))
+
+
 def _series(samples: Samples, name: str, suffix: str) -> Mapping[Labels, float] | None:
     """The series of a family under its name or a usual variant of it; None when there is no such family."""
     base = next((name.removesuffix(end) for end in _SUFFIXES if name.endswith(end)), name)
@@ -176,26 +190,32 @@ def _increases(
     if old is None or new is None:
         raise _UnknownMeasureError(f"no metric {shown(name)}")
 
-    conditions = (where or {}).items()
-    for label, _ in conditions:
-        # Without this a misspelt label would read as "no errors" for ever.
-        if new and not any(label in dict(labels) for labels in new):
-            raise _UnknownMeasureError(f"{name} has no label {shown(label)}")
-
-    def wanted(series: Mapping[Labels, float]) -> dict[Labels, float]:
-        chosen = {
-            labels: value
-            for labels, value in series.items()
-            if all(pattern.fullmatch(dict(labels).get(label, "")) for label, pattern in conditions)
-        }
-        if any(not 0 <= value <= _MAX_FIGURE for value in chosen.values()):
-            raise _UnknownMeasureError(f"{name} holds a value that no counter can have")
-        return chosen
-
-    old, new = wanted(old), wanted(new)
+    _check_labels(new, name, where)
+    old, new = _wanted(old, name, where), _wanted(new, name, where)
     if old.keys() - new.keys() or any(new[labels] < value for labels, value in old.items()):
         raise _UnknownMeasureError(f"{name} went back: the service was restarted between the two scrapes")
     return {labels: value - old.get(labels, 0.0) for labels, value in new.items()}
+
+
+def _wanted(
+    series: Mapping[Labels, float], name: str, where: Mapping[str, re.Pattern[str]] | None
+) -> dict[Labels, float]:
+    """The series that `where` selects."""
+    chosen = {
+        labels: value
+        for labels, value in series.items()
+        if all(pattern.fullmatch(dict(labels).get(label, "")) for label, pattern in (where or {}).items())
+    }
+    if any(not 0 <= value <= _MAX_FIGURE for value in chosen.values()):
+        raise _UnknownMeasureError(f"{name} holds a value that no counter can have")
+    return chosen
+
+
+def _check_labels(series: Mapping[Labels, float], name: str, where: Mapping[str, re.Pattern[str]] | None) -> None:
+    """Without this a misspelt label would read as "no errors" for ever."""
+    for label in where or {}:
+        if series and not any(label in dict(labels) for labels in series):
+            raise _UnknownMeasureError(f"{name} has no label {shown(label)}")
 
 
 def _buckets(before: Samples, after: Samples, name: str) -> list[tuple[float, float]]:
