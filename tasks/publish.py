@@ -115,7 +115,7 @@ def _artifacts(case: Case, timeline: Timeline) -> dict[str, tuple[str, str]]:
     if drafts := [message for message in store.messages(case.id) if message.state == "draft"]:
         found["status-page"] = (
             code(drafts[-1].body["text"], STATUSPAGE_LIMIT),
-            "Draft for customers, not published",
+            f"Draft for customers, not published: incident publish {case.id}",
         )
     if postmortem := store.record(case.id, "post-mortem"):
         found["post-mortem"] = (postmortem["markdown"], "Draft of the post-mortem")

@@ -6,6 +6,9 @@ Nothing here waits for anybody: telling never delays repairing.
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
 from blocks.run_history import run_url
 from responder.domain.base import now
 from responder.domain.channels import channel_name
@@ -29,6 +32,7 @@ from responder.domain.postmortem import follow_up
 from responder.domain.redaction import redact_value
 from responder.domain.shell import quote
 from responder.domain.tickets import Found, Ticket, closing_comment, follow_ups, minor_incident
+from responder.store import open_store
 from responder.store.tables import IncidentRow
 from tasks.case import Case, ranking
 
@@ -202,6 +206,14 @@ def ask_for_approval(case: Case, what: str, *, key: str) -> None:
         _put(case, PAGERDUTY, "page", {"text": f"{text} {link}"[:1_000], "link": link}, key=f"approval-{key}")
     if case.profile.slack:
         _put(case, SLACK, "post", {"text": f"{for_slack(text)} {link}"}, key=f"approval-{key}")
+
+
+@task(task_run_name="publish a draft of incident {incident_id}", cache_policy=NO_CACHE)
+def publish_draft(incident_id: str, by: str, message: int | None) -> str:
+    """Let the keeper send the draft, the newest unless `message` says which. Raises as `Store.publish_draft`."""
+    store = open_store()
+    published = store.publish_draft(store.incident(incident_id).id, who=by, number=message)
+    return f"message {published.number} is being published"
 
 
 def open_ticket(case: Case) -> None:

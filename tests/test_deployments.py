@@ -22,6 +22,7 @@ FORMS = {
     "diagnose/diagnose": {"service"},
     "verify/verify": {"service"},
     "post_incident/post_incident": {"incident_id"},
+    "publish/publish": {"incident_id", "by", "message"},
 }
 
 
@@ -101,6 +102,8 @@ def test_a_small_deployment_asks_for_its_one_name(installation, name):
         ("diagnose/diagnose", {}, "service"),
         ("verify/verify", {"service": 7}, "service|7"),
         ("post_incident/post_incident", {"incident": "abc"}, "incident"),
+        ("publish/publish", {"incident_id": "abc"}, "by"),
+        ("publish/publish", {"incident_id": "abc", "by": "x"}, "by|too short"),
     ],
 )
 def test_bad_parameters_are_refused_by_name(installation, name, parameters, named):

@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 
 from responder.domain import reports
 from responder.domain.evidence import Condition, Dossier, Evidence, Finding, Truth
+from responder.domain.handoff import Briefing, render_briefing
 from responder.domain.hypothesis import Hypothesis, Judgement
 from responder.domain.incident import Alert, Mode, Outcome, Phase, Severity
 from responder.domain.notices import (
@@ -225,6 +226,20 @@ def events(text: str = "restart veloz on gw-1") -> Timeline:
     )
 
 
+def briefing(text: str = "restart on gw-1 is being checked") -> Briefing:
+    return Briefing(
+        description="gateway does not answer",
+        severity=Severity.P1,
+        at=at(20),
+        incoming="robin",
+        outgoing="ana",
+        status=f"open: {text}",
+        in_progress=("verify gw-1",),
+        questions=("is the exchange told?",),
+        stakeholders=("#sales", "Engineering Manager: Direct contact"),
+    )
+
+
 def budgets() -> tuple[PhaseBudget, ...]:
     return (
         PhaseBudget(phase=Phase.TRIAGE, budget_minutes=5, ended_after_minutes=1.25),
@@ -403,6 +418,7 @@ def test_a_postmortem_has_the_headings_fields_and_tables_of_the_documents_templa
         ("ticket.md", lambda: tickets()[0].text),
         ("ticket_comment.md", lambda: tickets()[0].comment),
         ("timeline.md", lambda: reports.timeline(events())),
+        ("handoff.txt", lambda: render_briefing(briefing())),
         ("phase_budgets.md", lambda: reports.phase_budgets(budgets())),
     ],
 )

@@ -143,6 +143,8 @@ def show(incident: IncidentId, as_json: Json = False) -> None:
         if rows:
             results.print(f"\n{title}")
             print_table(rows, tuple(rows[0]))
+    for draft in [row for row in document["messages"] if row["state"] == "draft"]:
+        print_line(f"\ndraft {draft['number']}, published by `incident publish`:\n{draft['text']}")
 
 
 @app.command()
@@ -215,6 +217,73 @@ def approve(
         decide_by_hand(store, row, decision=decision, by=me(), why=why, strategy=strategy)
         document = incident_document(store, row.id)
     print_json(document) if as_json else print_fields(document)
+
+
+@app.command()
+def publish(
+    incident: IncidentId,
+    message: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of the draft, as `incident show` has it; the newest if left out."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Publish a text for customers that waits as a draft. Older drafts are left out."""
+    with _installation(), _store() as store:
+        from responder.cli.people import publish_by_hand
+
+        document = publish_by_hand(store, incident, who=me(), number=message)
+    print_json(document) if as_json else print_fields(document)
+    raise typer.Exit(0 if document["state"] == "sent" else 1)
+
+
+@app.command()
+def handoff(
+    incident: IncidentId,
+    person: Annotated[str, typer.Argument(help="Who takes the command; a name of `pagerduty.users` is assigned.")],
+    question: Annotated[list[str] | None, typer.Option(help="An open question for them; may be repeated.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Hand the command of an incident to a person: brief them, announce it, assign the page."""
+    with _installation(), _store() as store:
+        from responder.cli.people import hand_over_command
+
+        document = hand_over_command(store, incident, who=me(), to=person, questions=question or [])
+    if as_json:
+        print_json(document)
+    else:
+        print_line(document["briefing"])
+        people.print(document["left_to_do"] or "the briefing is told, and the page assigned")
+
+
+@app.command()
+def assign(
+    incident: IncidentId,
+    person: Annotated[str, typer.Argument(help="Who gets it; a name of `pagerduty.users` is asked to join.")],
+    role: Annotated[str, typer.Argument(help="The role, like `scribe` or `communications`.")],
+    as_json: Json = False,
+) -> None:
+    """Give a responder a role in an incident; `incident handoff` is for the command."""
+    with _installation(), _store() as store:
+        from responder.cli.people import give_role
+
+        document = give_role(store, incident, who=me(), person=person, role=role)
+    print_json(document) if as_json else print_table(document["decisions"], ("at", "who", "what", "why"))
+
+
+@app.command()
+def note(
+    incident: IncidentId,
+    what: Annotated[str, typer.Argument(help="What you decided or did by hand.")],
+    why: Annotated[str, typer.Option(help="Why, for the timeline and the post-mortem.")] = "no reason given",
+    as_json: Json = False,
+) -> None:
+    """Put a person's decision on record: timeline, post-mortem, and a note on the page."""
+    with _store() as store:
+        row = store.incident(incident)
+        store.decide(row.id, who=me(), what=what, why=why)
+        rows = [{"who": made.who, "what": made.what, "why": made.why} for made in store.decisions(row.id)]
+    print_json(rows[-1]) if as_json else print_table(rows, ("who", "what", "why"))
 
 
 @app.command()

@@ -42,6 +42,7 @@ def incident_document(store: Store, incident_id: str) -> dict[str, Any]:
         },
         **{name: at.isoformat(timespec="seconds") if (at := getattr(row, name)) else None for name in moments},
         "summary": row.summary,
+        "commander": (store.record(row.id, "commander") or {}).get("name"),
         "pagerduty": row.pagerduty_url,
         "channel": row.channel_name,
         "run_url": run_url(row.run_id),
@@ -57,7 +58,14 @@ def incident_document(store: Store, incident_id: str) -> dict[str, Any]:
             for d in store.decisions(row.id)
         ],
         "messages": [
-            {"channel": m.channel, "kind": m.kind, "state": m.state, "tries": m.tries, "error": m.error}
+            {
+                "number": m.number,
+                "channel": m.channel,
+                "kind": m.kind,
+                "state": m.state,
+                "tries": m.tries,
+                "error": m.error,
+            }
             | ({"text": m.body["text"]} if m.state == "draft" else {})
             for m in store.messages(row.id)
         ],

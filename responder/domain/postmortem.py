@@ -12,6 +12,7 @@ from pydantic import Field
 
 from responder.domain.base import Frozen, UtcDatetime
 from responder.domain.evidence import Finding, Truth
+from responder.domain.handoff import COMMANDER
 from responder.domain.hypothesis import Judgement
 from responder.domain.impact import QUESTIONS
 from responder.domain.incident import Outcome, Phase, Severity
@@ -19,7 +20,6 @@ from responder.domain.notices import Shown, day, duration, inline, render
 from responder.domain.profile import DUE_DAYS, Contact, Runbook
 from responder.domain.timeline import Timeline
 
-COMMANDER = "Incident Commander"
 LATE_S = 60.0
 ROWS = 150
 

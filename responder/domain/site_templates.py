@@ -14,6 +14,7 @@ from jinja2 import TemplateSyntaxError
 
 from responder.domain import reports
 from responder.domain.evidence import Condition, Dossier, Evidence, Finding, Truth
+from responder.domain.handoff import Briefing, render_briefing
 from responder.domain.hypothesis import Hypothesis, Judgement
 from responder.domain.incident import Alert, Mode, Outcome, Phase, Severity
 from responder.domain.notices import (
@@ -190,9 +191,23 @@ def _plan() -> str:
     return reports.plan(Plan(steps=(step,), for_people=("look at the disk",)), [result])
 
 
+def _briefing() -> Briefing:
+    return Briefing(
+        description=_WHAT,
+        severity=Severity.P1,
+        at=_AT,
+        incoming="robin",
+        outgoing="ana",
+        status="open: a restart is being tried",
+        in_progress=("restart on gw-1",),
+        stakeholders=("#sales",),
+    )
+
+
 _SAMPLES: dict[str, Callable[[], object]] = {
     "assessment.md.j2": _assessment,
     "evidence.md.j2": lambda: reports.evidence_table(_dossier()),
+    "handoff.txt.j2": lambda: render_briefing(_briefing()),
     "hypotheses.md.j2": lambda: reports.hypotheses((_judgement(),)),
     "initial_notice.txt.j2": lambda: render_notice(_initial()),
     "phase_budgets.md.j2": lambda: reports.phase_budgets(_budgets()),

@@ -27,7 +27,7 @@ class DecisionNotes:
         self._next = datetime.min.replace(tzinfo=UTC)
 
     def write_due(self) -> None:
-        """Put a note for each incident with a page that has ended, or whose decisions have gathered for a while."""
+        """Put a note for each incident with a page that has ended or whose decisions have gathered for a while."""
         at = now()
         if at < self._next:
             return

@@ -157,6 +157,12 @@ def _tell_pagerduty(store: Store, access: Access, message: MessageRow, incident:
             return
         case "page" | "escalate":
             _wake(store, pagerduty, message, incident)
+        case "assign":
+            page = pagerduty.get(_known(page_id))
+            if not page.open:
+                raise NothingToTellError("the page is resolved: nobody is assigned any more")
+            if body["user"] not in [holder.id for holder in page.assigned_to]:
+                pagerduty.assign(page.id, body["user"])
         case "note":
             # A keeper may have died after it was written, and before it could say so.
             said = {text.strip() for text in pagerduty.notes(_known(page_id))}

@@ -10,6 +10,7 @@ _MESSAGES = {
     "open": "open a page where there is none",
     "page": "page additional responders",
     "escalate": "page a person: help is needed",
+    "assign": "assign the page to the commander",
     "note": "note on the page",
     "resolve": "resolve the page",
     "create_channel": "create the incident's channel",
@@ -23,6 +24,8 @@ _MESSAGES = {
     "update": "status update",
     "review": "reminder of the review",
     "backup": "tell the backup contact",
+    "handoff": "handoff of the command",
+    "role": "a role is given",
 }
 _CHANNELS = {
     "pagerduty": "PagerDuty",

@@ -478,6 +478,35 @@ class Store:
                 )
             )
 
+    def publish_draft(self, incident_id: str, *, who: str, number: int | None = None) -> MessageRow:
+        """A person publishes a draft, the newest unless `number` says which: from now on it waits to be sent.
+
+        Older drafts are left out: they would put the page back to what was. Raises `PermanentError` when there is
+        no such draft (any more).
+        """
+        with self._session() as session:
+            _locked(session, incident_id)  # so that of two people one publishes
+            rows = session.scalars(
+                select(MessageRow).where(MessageRow.incident_id == incident_id, MessageRow.state == "draft")
+            )
+            drafts = {row.number: row for row in rows}
+            chosen = drafts.get(number or max(drafts, default=0))
+            if chosen is None:
+                those = f"; its drafts are {', '.join(map(str, sorted(drafts)))}" if drafts else ""
+                raise PermanentError(
+                    f"incident {incident_id} has no draft{f' {number}' if number else ''} to publish{those}; "
+                    f"`incident show {incident_id}` shows what became of each message"
+                )
+            for row in drafts.values():
+                if row.channel == chosen.channel and row.number < chosen.number:
+                    row.state, row.error = "skipped", f"message {chosen.number}, which is newer, was published"
+            chosen.state, chosen.next_at = "waiting", now()
+            what = f"publishes message {chosen.number} to {chosen.channel}"
+            why = "a person has read it: " + " ".join(str(chosen.body["text"]).split())
+            why = redact(bound(why, 300))
+            session.add(DecisionRow(incident_id=incident_id, at=now(), who=who, what=what, why=why))
+            return chosen
+
     def due_messages(self, at: datetime) -> Sequence[MessageRow]:
         """The first waiting message of each incident and channel, where its time has come."""
         first = (

@@ -1,0 +1,130 @@
+"""What the people of an incident do at the command line: publish, hand over the command, give roles, note."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+from responder.cli.records import asked_about, incident_document
+from responder.cli.runs import wait_until_told
+from responder.domain.base import now
+from responder.domain.errors import PermanentError
+from responder.domain.handoff import COMMANDER, Briefing, render_briefing
+from responder.domain.incident import IncidentRef, Mode, Severity
+from responder.domain.messages import PAGERDUTY, SLACK
+from responder.domain.notices import for_slack, slack_blocks
+from responder.domain.profile import Profile
+from responder.domain.redaction import redact
+from responder.store import Store
+from responder.store.tables import IncidentRow
+from tasks.case import Case, ranking
+
+OPEN_HYPOTHESES = 3
+
+
+def publish_by_hand(store: Store, incident_id: str, *, who: str, number: int | None = None) -> dict[str, Any]:
+    """Publish a draft as `who`, and wait until the keeper has sent it. Raises as `Store.publish_draft`."""
+    row = store.incident(incident_id)
+    published = store.publish_draft(row.id, who=who, number=number)
+    wait_until_told(store, row.id)  # the keeper sends: two senders would say it twice
+    [message] = [m for m in store.messages(row.id) if m.number == published.number]
+    return {
+        "incident": row.id,
+        "message": message.number,
+        "state": message.state,
+        "error": message.error,
+        "text": message.body["text"],
+    }
+
+
+def hand_over_command(
+    store: Store, incident_id: str, *, who: str, to: str, questions: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Make `to` the Incident Commander: brief them, announce it, assign the page, and record who decided it.
+
+    Raises `PermanentError` for a closed incident, and where `to` has the command already.
+    """
+    row, profile = _open(store, incident_id)
+    held = (store.record(row.id, "commander") or {}).get("name")
+    if held == to:
+        raise PermanentError(f"{to} has the command of incident {row.id} already")
+    briefing = _briefing(store, row, profile, incoming=to, outgoing=held, questions=questions)
+    text = redact(render_briefing(briefing))
+    store.keep_record(row.id, row.epoch, "commander", {"name": to, "since": now().isoformat()})
+    store.decide(row.id, who=who, what=f"{COMMANDER}: {briefing.change}", why="the command was handed over")
+    key = f"handoff-{uuid4().hex[:8]}"
+    _announce(store, row, profile, text, key=key)
+    user = profile.pagerduty.users.get(to) if profile.pagerduty else None
+    if profile.pagerduty:
+        store.enqueue(row.id, channel=PAGERDUTY, kind="note", body={"text": text}, key=f"note-{key}")
+    if user:
+        store.enqueue(row.id, channel=PAGERDUTY, kind="assign", body={"user": user}, key=f"assign-{key}")
+    wait_until_told(store, row.id)
+    by_hand = f"{to} is not among `pagerduty.users` of the profile: assign the page by hand"
+    return incident_document(store, row.id) | {
+        "briefing": text,
+        "page_assigned": user is not None,
+        "left_to_do": by_hand if profile.pagerduty and not user else "",
+    }
+
+
+def give_role(store: Store, incident_id: str, *, who: str, person: str, role: str) -> dict[str, Any]:
+    """Give a responder a role: announced, recorded, and the person asked to join if PagerDuty knows them."""
+    row, profile = _open(store, incident_id)
+    text = f"{person} is {role}, says {who}."
+    store.decide(row.id, who=who, what=f"{person} is {role}", why="the roles are assigned")
+    key = f"role-{uuid4().hex[:8]}"
+    _announce(store, row, profile, text, key=key)
+    if profile.pagerduty and person in profile.pagerduty.users:
+        body = {"text": f"{row.service}: {row.summary}. {text}", "target": person}
+        store.enqueue(row.id, channel=PAGERDUTY, kind="page", body=body, key=f"page-{person}-{key}")
+    wait_until_told(store, row.id)
+    return incident_document(store, row.id)
+
+
+def _open(store: Store, incident_id: str) -> tuple[IncidentRow, Profile]:
+    row = store.incident(incident_id)
+    if row.status == "closed":
+        raise PermanentError(f"incident {row.id} is closed: nobody commands it any more")
+    return row, Profile.model_validate(row.profile)
+
+
+def _announce(store: Store, row: IncidentRow, profile: Profile, text: str, *, key: str) -> None:
+    if profile.slack:
+        body = {"text": for_slack(text), "blocks": slack_blocks(text)}
+        store.enqueue(row.id, channel=SLACK, kind="post", body=body, key=key)
+
+
+def _briefing(
+    store: Store,
+    row: IncidentRow,
+    profile: Profile,
+    *,
+    incoming: str,
+    outgoing: str | None,
+    questions: Sequence[str],
+) -> Briefing:
+    case = Case(IncidentRef(incident_id=row.id, epoch=row.epoch, mode=Mode(row.mode)), store)
+    steps = [lease.step for lease, held in store.leases() if held.id == row.id and lease.step]
+    tried = [f"{a.strategy} on {a.target}" for a in store.attempts(row.id) if a.ended_at is None]
+    asked = asked_about(store, row)
+    unclear = [judged.hypothesis.cause for judged in ranking(case) if judged.standing == "open"]
+    channel = profile.slack.stakeholder_channel if profile.slack else None
+    return Briefing(
+        description=row.summary,
+        severity=Severity(row.severity) if row.severity else None,
+        at=now(),
+        incoming=incoming,
+        outgoing=outgoing,
+        status=f"{row.outcome or row.status}: {row.reason or row.severity_reason or 'no result yet'}",
+        in_progress=(*steps, *tried),
+        questions=(
+            *questions,
+            *([f"{asked.strategy} on {asked.target} waits for approval"] if asked else []),
+            *(f"not refuted, not established: {cause}" for cause in unclear[:OPEN_HYPOTHESES]),
+        ),
+        stakeholders=(
+            *([channel] if channel else []),
+            *profile.stakeholders,
+            *(f"{contact.role}: {contact.primary}" for contact in profile.contacts),
+        ),
+    )
