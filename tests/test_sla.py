@@ -19,7 +19,7 @@ def impact(first=NOON, restored=AT_10, outcome=Outcome.RESOLVED, percent=99.9) -
 
 def test_the_minutes_are_given_with_their_share_of_the_months_budget():
     assert impact() == (
-        "10.0 minutes out of SLA (2026-03-04 12:00 to 2026-03-04 12:10 UTC): 23% of the 43.2 that "
+        "out of SLA for 10.0 minutes (2026-03-04 12:00 to 2026-03-04 12:10 UTC): 23% of the 43.2 that "
         "99.9 % availability leaves in 30 days"
     )
 
@@ -55,6 +55,6 @@ def test_the_first_sign_is_an_alert_or_an_unhealthy_check_and_unknown_is_neither
 @given(st.integers(0, 60 * 24 * 40), st.floats(0, 99.99))
 def test_the_share_is_the_minutes_of_the_budget(minutes, percent):
     said = str(impact(restored=NOON + timedelta(minutes=minutes), percent=percent))
-    assert said.startswith(f"{minutes:.1f} minutes out of SLA (")
+    assert said.startswith(f"out of SLA for {minutes:.1f} minutes (")
     budget = 30 * 24 * 60 * (100 - percent) / 100
     assert abs(float(said.split("): ")[1].split("%")[0]) - 100 * minutes / budget) <= 0.51

@@ -33,7 +33,7 @@ def sla_impact(
     out, budget = restored - first, MONTH * (100 - availability_percent) / 100
     share = f"{out / budget:.0%} of the {_minutes(budget)}" if budget else "and none of them"
     return (
-        f"{_minutes(out)} minutes out of SLA ({_moment(first)} to {_moment(restored)} UTC): {share} that "
+        f"out of SLA for {_minutes(out)} minutes ({_moment(first)} to {_moment(restored)} UTC): {share} that "
         f"{availability_percent:g} % availability leaves in {MONTH.days} days"
     )
 
