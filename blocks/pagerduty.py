@@ -255,9 +255,10 @@ class PagerDuty(Block):
             if self.get(id).open:
                 raise
 
-    def check(self) -> list[str]:
+    def check(self, policies: Sequence[str] = ()) -> list[str]:
         """What would keep a page from working, one sentence each; empty when all is well. Only reads.
 
+        `policies`: ids of those that are asked to join besides the service's own.
         Neither the user that `from_email` names nor the right to write can be tried without writing.
         Source: REST API, "Get a service" and "List all of the on-calls".
         """
@@ -266,9 +267,10 @@ class PagerDuty(Block):
                 path = f"/services/{quote(self.service_id, safe='')}"
                 problems = self._service_problems(rest.rget(path, params={"include": ["integrations"]}))
             with self._rest("read who is on call", changes=False) as rest:
-                params = {"escalation_policy_ids": [self.escalation_policy_id]}
-                if not rest.rget("/oncalls", params=params):
-                    problems.append(f"nobody is on call for escalation policy {self.escalation_policy_id}")
+                wanted = dict.fromkeys((self.escalation_policy_id, *policies))
+                found = rest.rget("/oncalls", params={"escalation_policy_ids": [*wanted], "limit": 100})
+                on_call = {entry["escalation_policy"]["id"] for entry in found}
+                problems += [f"nobody is on call for escalation policy {id}" for id in wanted if id not in on_call]
         except IncidentResponseError as error:
             return [str(error)]
         return problems

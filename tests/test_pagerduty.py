@@ -304,6 +304,11 @@ def test_check_is_silent_when_all_is_well_and_triggers_nothing(vendor, block):
     assert {request.method for request in vendor.requests} == {"GET"}
 
 
+def test_check_names_the_policies_without_anybody_on_call(vendor, block):
+    vendor.policies.add("PDB")
+    assert block.check(["PDB", "PGONE"]) == ["nobody is on call for escalation policy PGONE"]
+
+
 def test_check_names_what_would_keep_a_page_from_working(vendor, block):
     vendor.service_status, vendor.urgency, vendor.acknowledgement_timeout_s = "disabled", "low", 0
     wrong = block.model_copy(update={"escalation_policy_id": "PNOBODY", "routing_key": block.api_token})

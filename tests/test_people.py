@@ -191,6 +191,17 @@ def test_a_role_is_announced_recorded_and_the_person_asked_to_join(scene):
     assert scene.pagerduty.on_call_id in [page.who for page in scene.pagerduty.pages]
 
 
+def test_a_persons_own_update_reaches_the_channel_and_for_customers_stays_a_draft(scene):
+    ran = incident("update", scene.row.id, "gw-2 is drained", "--eta", "16:30 UTC", "--json")
+    assert ran.status == 0
+    [told] = [message.text.splitlines() for message in scene.slack.messages]
+    assert {"INCIDENT UPDATE: orders fail", "Update: gw-2 is drained", "ETA: 16:30 UTC"} <= set(told)
+    assert ("ana", "tells stakeholders: gw-2 is drained") in scene.decisions()
+    [draft] = [message for message in ran.document["messages"] if message["state"] == "draft"]
+    assert "gw-2 is drained" in draft["text"]
+    assert scene.published() == []
+
+
 def test_what_a_person_decided_is_on_record_and_reaches_the_page(scene):
     ran = incident("note", scene.row.id, "drained gw-2", "--why", "its disk is slow", "--json")
     assert ran.document == {"who": "ana", "what": "drained gw-2", "why": "its disk is slow"}

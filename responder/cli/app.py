@@ -272,6 +272,21 @@ def assign(
 
 
 @app.command()
+def update(
+    incident: IncidentId,
+    what: Annotated[str, typer.Argument(help="What was learned or done, in your own words.")],
+    eta: Annotated[str | None, typer.Option(help="When it should be over, if you know: `16:30 UTC`.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Send a status update of your own to everybody who gets notices. Texts for customers may stay drafts."""
+    with _installation(), _store() as store:
+        from responder.cli.people import say_update
+
+        document = say_update(store, incident, who=me(), text=what, eta=eta)
+    print_json(document) if as_json else print_table(document["messages"], ("channel", "kind", "state", "error"))
+
+
+@app.command()
 def note(
     incident: IncidentId,
     what: Annotated[str, typer.Argument(help="What you decided or did by hand.")],

@@ -1,4 +1,4 @@
-"""What the people of an incident do at the command line: publish, hand over the command, give roles, note."""
+"""What the people of an incident do at the command line: publish, hand over the command, give roles, tell."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +9,13 @@ from responder.cli.runs import wait_until_told
 from responder.domain.base import now
 from responder.domain.errors import PermanentError
 from responder.domain.handoff import COMMANDER, Briefing, render_briefing
-from responder.domain.incident import IncidentRef, Mode, Severity
-from responder.domain.messages import PAGERDUTY, SLACK
-from responder.domain.notices import for_slack, slack_blocks
+from responder.domain.impact import measured_impact
+from responder.domain.incident import IncidentRef, Kind, Mode, Severity
+from responder.domain.messages import PAGERDUTY, SLACK, notice_messages
+from responder.domain.notices import StatusUpdate, cadence, for_slack, slack_blocks
 from responder.domain.profile import Profile
-from responder.domain.redaction import redact
+from responder.domain.redaction import redact, redact_value
+from responder.keeper.updates import status_word
 from responder.store import Store
 from responder.store.tables import IncidentRow
 from tasks.case import Case, ranking
@@ -67,6 +69,35 @@ def hand_over_command(
     }
 
 
+def say_update(store: Store, incident_id: str, *, who: str, text: str, eta: str | None = None) -> dict[str, Any]:
+    """Send a person's own status update to every channel for notices; the next one is due a whole interval later.
+
+    A text for customers stays a draft where the profile wants it read first. Raises `PermanentError` for a closed
+    incident.
+    """
+    row, profile = _open(store, incident_id)
+    severity = Severity(row.severity or Severity.P1)
+    notice = StatusUpdate.model_validate(
+        {
+            "description": row.summary,
+            "at": now(),
+            "status": status_word(store.phases(row.id)),
+            "update": text,
+            "impact": measured_impact(store.dossier(row.id)),
+            "eta": eta,
+            "next_update": cadence(profile.severities.levels[severity].update_every_minutes),
+        }
+    )
+    store.decide(row.id, who=who, what=f"tells stakeholders: {text}", why=f"expected end: {eta or 'not known'}")
+    key = f"update-{uuid4().hex[:8]}"
+    in_force = _case(store, row).profile
+    for message in notice_messages(in_force, notice, severity=severity, kind=Kind(row.kind)):
+        body = {field: redact_value(value) for field, value in message.body.items()}
+        store.enqueue(row.id, channel=message.channel, kind=message.kind, body=body, key=key, draft=message.draft)
+    wait_until_told(store, row.id)
+    return incident_document(store, row.id)
+
+
 def give_role(store: Store, incident_id: str, *, who: str, person: str, role: str) -> dict[str, Any]:
     """Give a responder a role: announced, recorded, and the person asked to join if PagerDuty knows them."""
     row, profile = _open(store, incident_id)
@@ -88,6 +119,10 @@ def _open(store: Store, incident_id: str) -> tuple[IncidentRow, Profile]:
     return row, Profile.model_validate(row.profile)
 
 
+def _case(store: Store, row: IncidentRow) -> Case:
+    return Case(IncidentRef(incident_id=row.id, epoch=row.epoch, mode=Mode(row.mode)), store)
+
+
 def _announce(store: Store, row: IncidentRow, profile: Profile, text: str, *, key: str) -> None:
     if profile.slack:
         body = {"text": for_slack(text), "blocks": slack_blocks(text)}
@@ -103,7 +138,7 @@ def _briefing(
     outgoing: str | None,
     questions: Sequence[str],
 ) -> Briefing:
-    case = Case(IncidentRef(incident_id=row.id, epoch=row.epoch, mode=Mode(row.mode)), store)
+    case = _case(store, row)
     steps = [lease.step for lease, held in store.leases() if held.id == row.id and lease.step]
     tried = [f"{a.strategy} on {a.target}" for a in store.attempts(row.id) if a.ended_at is None]
     asked = asked_about(store, row)

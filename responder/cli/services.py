@@ -183,7 +183,9 @@ def _check_outside(profile: Profile) -> Iterator[Finding]:
             yield _finding(system, True, "not configured: nobody is told through it")
             continue
         try:
-            problems = load(profile.name).check()
+            block = load(profile.name)
+            joining = profile.pagerduty.policies.values() if system == "PagerDuty" and profile.pagerduty else None
+            problems = block.check() if joining is None else block.check([*joining])
         except IncidentResponseError as error:
             problems = [str(error)]
         yield _finding(system, not problems, "; ".join(problems) or "credentials accepted")

@@ -401,7 +401,7 @@ class Profile(Frozen):
         default_factory=lambda: {Phase.TRIAGE: 5.0, Phase.DIAGNOSE: 15.0, Phase.MITIGATE: 30.0},
         description="Minutes from the alert within which each phase should have ended.",
     )
-    contacts: tuple[Contact, ...] = Field((), description="Roles named in the post-mortem.")
+    contacts: tuple[Contact, ...] = Field((), description="Whom to reach, by role; owners of follow-ups.")
     runbooks: tuple[Runbook, ...] = Field((), description="Links shown to whoever is paged.")
     pagerduty: PagerDutyAccess | None = None
     slack: SlackAccess | None = None

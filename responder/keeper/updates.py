@@ -72,7 +72,7 @@ def _news(
         {
             "description": incident.summary,
             "at": now(),
-            "status": _status(phases),
+            "status": status_word(phases),
             "update": f"At work: {lease.step or last}." + (f" Last result: {said}" if said else ""),
             "impact": measured_impact(store.dossier(incident.id)),
             "eta": None,
@@ -82,7 +82,8 @@ def _news(
     )
 
 
-def _status(phases: Sequence[PhaseRow]) -> str:
+def status_word(phases: Sequence[PhaseRow]) -> str:
+    """How far it is, in a word of the document's "Status Update"; who is at work does not say resolved."""
     begun = {phase.name.split(":")[0]: phase.outcome for phase in phases}
     if Phase.MITIGATE in begun or Phase.RESOLVE in begun:
         return "Mitigating"
