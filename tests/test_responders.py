@@ -1,6 +1,8 @@
 """Who is asked to join, and who next: refusals and silence, each backup once."""
 
+from collections.abc import Iterator
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from factories import NOON, profile, profile_data
@@ -8,8 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from responder.domain.incident import IncidentRef, Kind, Mode
 from responder.domain.profile import Profile
 from responder.domain.responders import Answers, Asked, Call, next_calls
+from responder.store import Store
+from tasks.case import Case
+from tasks.tell import call_for_part, start_incident
 
 PAGERDUTY = {
     "api_token": "SHOP_TOKEN",
@@ -136,3 +142,47 @@ def test_whatever_is_answered_the_chain_ends_and_asks_nobody_twice(first, states
     assert found == ()
     assert len(reached) == len(set(reached))
     assert {name for name, _ in reached} <= {one.name for one in people}
+
+
+# --- what an incident's run puts into the outbox ---------------------------------------------------------
+
+
+@pytest.fixture
+def case(tmp_path) -> Iterator[Case]:
+    store = Store(f"sqlite:///{tmp_path / 'own.db'}")
+    store.migrate()
+    row = store.open_incident(
+        run_id=str(uuid4()),
+        profile=shop(mode="live", component="orders"),
+        summary="orders fail",
+        kind=Kind.AVAILABILITY,
+        mode=Mode.LIVE,
+        alerts=[],
+        severity=None,
+        declared=True,
+    )
+    found = Case(IncidentRef(incident_id=row.id, epoch=0, mode=Mode.LIVE), store)
+    found.__dict__["profile"] = Profile.model_validate(row.profile)  # what Prefect would hand out
+    yield found
+    store.close()
+
+
+def paged(case: Case) -> list[str]:
+    return [m.body["target"] for m in case.store.messages(case.id) if m.kind == "page"]
+
+
+def test_a_p1_asks_the_components_responders_at_once_and_those_of_the_found_part_later(case):
+    case.store.note_world(case.id, severity="P1", severity_reason="nothing is traded")
+    start_incident(case, None)
+    assert paged(case) == ["oncall", "robin"]
+    for part in ("gateway", "database", "database"):
+        call_for_part(case, part)
+    assert paged(case) == ["oncall", "robin", "db"]
+
+
+@pytest.mark.parametrize("severity", ["P3", "P4"])
+def test_a_lesser_incident_asks_nobody_to_join(case, severity):
+    case.store.note_world(case.id, severity=severity, severity_reason="little is wrong")
+    start_incident(case, None)
+    call_for_part(case, "database")
+    assert paged(case) == []
