@@ -1,6 +1,9 @@
 """Phase 2, diagnosis (5-15 minutes): gather information, find the scope, form hypotheses, tell people."""
 
+from typing import Annotated
+
 from prefect import flow
+from pydantic import Field
 
 from responder.domain.incident import DiagnosisOutcome, IncidentRef, Phase
 from tasks.case import first_alert, open_case
@@ -29,11 +32,11 @@ async def diagnose_incident(ref: IncidentRef) -> DiagnosisOutcome:
 
 @flow(name="diagnose", flow_run_name="diagnose {service}")
 async def diagnose(
-    service: str,
+    service: Annotated[str, Field(examples=["veloz"])],
 ) -> DiagnosisOutcome:
     """Look at a service and rank the hypotheses, without an incident. Reads only, changes nothing.
 
     Args:
-        service: Name of a saved service, like `veloz`.
+        service: Name of a saved service, like `veloz`; `incident service list` shows them.
     """
     return show_diagnosis(service)

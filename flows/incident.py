@@ -54,22 +54,27 @@ from tasks.results import needs_checking, what_next
 
 @flow(name="incident", flow_run_name="incident: {summary}")
 async def incident(
-    summary: Annotated[str, Field(min_length=3, max_length=300)],
-    service: str | None = None,
+    summary: Annotated[str, Field(min_length=3, max_length=300, examples=["Orders hang since 14:05"])],
+    service: Annotated[str | None, Field(examples=["veloz"])] = None,
     kind: Kind = Kind.AVAILABILITY,
-    alerts: list[Alert] | None = None,
+    alerts: Annotated[
+        list[Alert] | None, Field(examples=[[{"name": "VelozGatewayDown", "labels": {"service": "veloz"}}]])
+    ] = None,
     severity: Severity | None = None,
     mode: Mode | None = None,
 ) -> State[Any]:
     """Run an incident of a service from triage to post-mortem.
 
     Args:
-        summary: What is wrong, in your own words.
-        service: Name of a saved service, like `veloz`; None where the alerts select it.
-        kind: Security and risk are for people: nothing is changed.
-        alerts: The alerts that began it; None when you did.
-        severity: At least this severity; None: by the profile's rules.
-        mode: At most this mode; None: what the profile allows.
+        summary: What is wrong, in your own words, like `Orders hang since 14:05`.
+        service: Name of a saved service, like `veloz`; `incident service list` shows them. Empty: the alerts'
+            labels select it.
+        kind: Something does not work (availability), somebody may have broken in (security), or a limit of
+            trading risk is breached (risk). Security and risk are for people: nothing is changed.
+        alerts: The alerts that began it, each with at least its name. Empty: a person begins it.
+        severity: At least this: P1 critical, P2 high, P3 medium, P4 low. Empty: the profile's rules decide.
+        mode: At most this: dry-run reads and changes nothing, shadow is a dry run to compare with what people
+            do, live acts. Empty: what the profile allows.
     """
     opened = open_incident(str(flow_run.id), summary, service, kind, alerts or [], severity, mode)
     if opened.run_id != str(flow_run.id):

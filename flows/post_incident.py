@@ -1,6 +1,9 @@
 """Phase 5, post-incident (24-48 hours): the post-mortem drafted at once, its review scheduled, tickets filed."""
 
+from typing import Annotated
+
 from prefect import flow
+from pydantic import Field
 
 from responder.domain.incident import Ending, IncidentRef, PostIncidentOutcome
 from tasks.case import open_case
@@ -21,11 +24,11 @@ async def draft_postmortem(ref: IncidentRef, ending: Ending) -> PostIncidentOutc
 
 @flow(name="post_incident", flow_run_name="post_incident {incident_id}")
 async def post_incident(
-    incident_id: str,
+    incident_id: Annotated[str, Field(examples=["aba3d199952b"])],
 ) -> PostIncidentOutcome:
     """Draft the post-mortem of an incident anew, and remind of the blanks that only people can fill.
 
     Args:
-        incident_id: Id of the incident, as `incident list` shows it.
+        incident_id: Id of the incident, like `aba3d199952b`; `incident list` shows them.
     """
     return remind(incident_id)

@@ -1,6 +1,9 @@
 """Phase 3, step 3, verify mitigation: fresh probes, held over a window. Exit status 0 proves nothing."""
 
+from typing import Annotated
+
 from prefect import flow
+from pydantic import Field
 
 from flows.phases import wave_name
 from responder.domain.incident import Checks, IncidentRef, VerifyOutcome
@@ -29,11 +32,11 @@ async def verify_attempt(ref: IncidentRef, step_ids: list[str]) -> Checks:
 
 @flow(name="verify", flow_run_name="verify {service}")
 async def verify(
-    service: str,
+    service: Annotated[str, Field(examples=["veloz"])],
 ) -> VerifyOutcome:
     """Check a service with fresh probes over its window, without an incident. Reads only, changes nothing.
 
     Args:
-        service: Name of a saved service, like `veloz`.
+        service: Name of a saved service, like `veloz`; `incident service list` shows them.
     """
     return show_check(service)

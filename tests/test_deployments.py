@@ -11,9 +11,11 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import jsonschema
 import pytest
 from lab_runs import broken_lab
 
+from responder.domain.incident import Alert
 from responder.installation import Installation
 
 ROOT = Path(__file__).parent.parent
@@ -62,8 +64,39 @@ def test_a_deployment_tells_what_it_does_and_has_a_usable_form(installation, nam
     assert found["enforce_parameter_schema"] is True
     assert found["pull_steps"] in (None, []), "code comes with the installed package"
     assert set(schema["properties"]) == FORMS[name]
-    for parameter, field in schema["properties"].items():
-        assert field.get("description"), f"{parameter} has no description"
+    assert unexplained(schema) == []
+
+
+def unexplained(schema: dict[str, Any]) -> list[str]:
+    """The fields of a form that would send a person to the manual: no title, no words, nothing to go by."""
+    definitions = schema.get("definitions", {})
+    enums = [f'"#/definitions/{name}"' for name, found in definitions.items() if "enum" in found]
+    models = {"": schema, **{name: found for name, found in definitions.items() if "properties" in found}}
+    assert all(found.get("description") for found in definitions.values())
+    return [
+        f"{model}.{name} has no {what}"
+        for model, found in models.items()
+        for name, field in found["properties"].items()
+        for what, there in {
+            "title": field.get("title"),
+            "description": field.get("description"),
+            "examples or choices": field.get("examples") or any(enum in json.dumps(field) for enum in enums),
+        }.items()
+        if not there
+    ]
+
+
+def test_the_examples_of_the_forms_are_accepted_as_they_stand(installation):
+    for name in FORMS:
+        found = deployment(name)
+        examples = {
+            parameter: field["examples"][0]
+            for parameter, field in found["parameter_openapi_schema"]["properties"].items()
+            if "examples" in field
+        }
+        jsonschema.validate(examples, found["parameter_openapi_schema"])
+    fields = deployment("incident/incident")["parameter_openapi_schema"]["definitions"]["Alert"]["properties"]
+    assert Alert.model_validate({name: field["examples"][0] for name, field in fields.items()}).name
 
 
 def test_the_incidents_form_asks_for_a_summary_only_and_offers_what_there_is_to_choose(installation):

@@ -103,16 +103,40 @@ WAITING_TO_CLOSE = f"{WAITING} to close"
 class Alert(Frozen):
     """One signal from a monitoring system, with the fields of an Alertmanager webhook's alert."""
 
-    name: Text = Field(min_length=1, max_length=200, description="The alert's name, `alertname`.")
-    labels: dict[Text, Text] = Field(default_factory=dict, description="Labels; they select the service.")
-    summary: Text = Field("", max_length=2_000, description="What the alert says of itself.")
-    fingerprint: Text = Field("", max_length=200, description="The monitoring system's id of this alert.")
-    starts_at: UtcDatetime | None = Field(None, description="When it began to fire (UTC).")
-    ends_at: UtcDatetime | None = Field(None, description="When it stopped; empty while it fires.")
+    name: Text = Field(
+        min_length=1,
+        max_length=200,
+        description="The alert's name, its label `alertname`.",
+        examples=["VelozGatewayDown"],
+    )
+    labels: dict[Text, Text] = Field(
+        default_factory=dict,
+        description="Labels; they select the service.",
+        examples=[{"service": "veloz", "instance": "gw-1"}],
+    )
+    summary: Text = Field(
+        "",
+        max_length=2_000,
+        description="What the alert says of itself.",
+        examples=["The gateway on gw-1 does not answer"],
+    )
+    fingerprint: Text = Field(
+        "",
+        max_length=200,
+        description="The monitoring system's id of this alert.",
+        examples=["b11ac1dfc5ab4a77"],
+    )
+    starts_at: UtcDatetime | None = Field(
+        None, description="When it began to fire (UTC).", examples=["2026-03-01T14:05:00Z"]
+    )
+    ends_at: UtcDatetime | None = Field(
+        None, description="When it stopped; empty while it fires.", examples=["2026-03-01T14:25:00Z"]
+    )
     incident_key: Text = Field(
         "",
         max_length=255,
         description="PagerDuty's dedup key of this alert (Alertmanager: the hash of its group key).",
+        examples=["9a1c7bb0d5e54c2f8c7f3b1f2f7b9a34"],
     )
 
 
