@@ -16,6 +16,7 @@ from responder.domain.escaping import bound
 from responder.domain.redaction import redact
 
 _LOG_LIMIT = 300
+_PAGE = "docs/how-to.md#tell-somebody-through-another-channel"
 
 
 class Notification(AppriseNotificationBlock):
@@ -41,10 +42,12 @@ def load_notification(reference: str) -> NotificationBlock:
         block = cast(Block, Block.load(reference, _sync=True))  # type: ignore[call-arg]
     except ValueError as error:
         raise PermanentError(
-            f"no block is saved as {reference!r}; `prefect block ls` shows what there is"
+            f"no block is saved as {reference!r}; `prefect block ls` shows what there is", page=_PAGE
         ) from error
     if not isinstance(block, NotificationBlock):
-        raise PermanentError(f"the block {reference!r} cannot notify anybody; name a notification block")
+        raise PermanentError(
+            f"the block {reference!r} cannot notify anybody; name a notification block", page=_PAGE
+        )
     if isinstance(block, AbstractAppriseNotificationBlock):
         # Else Apprise takes the text for whatever format the way has, and values could bring HTML into a mail.
         asset: Any = block._apprise_client.asset

@@ -139,7 +139,8 @@ def _load(kind: type[Kind], name: str) -> Kind:
     except ValueError as error:
         raise PermanentError(
             f"no {kind._block_type_name} is saved as {name!r}; `incident service add FILE` saves it, "
-            "`incident service list` shows what there is"
+            "`incident service list` shows what there is",
+            page="docs/how-to.md#add-a-service",
         ) from error
 
 

@@ -383,7 +383,8 @@ class SSHCredentials(Block):
             why = f" ({refusal})" if refusal else ""
             raise PermanentError(
                 f"{where} does not accept {_shown([key])} alone for user {self.user}{why}. Check the user and "
-                "that the public key is in its authorized_keys"
+                "that the public key is in its authorized_keys",
+                page="docs/how-to.md#login-and-key",
             ) from refusal
         raise TransientError(f"{where} closed the connection during the login") from refusal
 
@@ -431,12 +432,15 @@ def _private_key(text: str, passphrase: str | None) -> paramiko.PKey:
         try:
             return kind.from_private_key(io.StringIO(lines), passphrase)
         except paramiko.PasswordRequiredException as error:
-            raise PermanentError("the SSH private key is encrypted: give its passphrase") from error
+            raise PermanentError(
+                "the SSH private key is encrypted: give its passphrase", page="docs/how-to.md#login-and-key"
+            ) from error
         except (paramiko.SSHException, ValueError, LookupError, struct.error):
             continue  # most likely of another type
     raise PermanentError(
         "the SSH private key cannot be read: paste the whole file, from '-----BEGIN' to '-----END ...-----' "
-        "(Ed25519, ECDSA or RSA), and check the passphrase"
+        "(Ed25519, ECDSA or RSA), and check the passphrase",
+        page="docs/how-to.md#login-and-key",
     )
 
 
@@ -486,7 +490,9 @@ def _keys_of(line: list[str]) -> list[paramiko.PKey]:
     try:
         entry = HostKeyEntry.from_line(" ".join(line[:3]))
     except (InvalidHostKey, paramiko.SSHException, ValueError, LookupError, struct.error) as error:
-        raise PermanentError(f"known_hosts: the key of {line[0]} cannot be read; paste its line again") from error
+        raise PermanentError(
+            f"known_hosts: the key of {line[0]} cannot be read; paste its line again", page=HostKeyError.page
+        ) from error
     return [] if entry is None or entry.key is None else [entry.key]
 
 

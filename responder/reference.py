@@ -182,7 +182,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _profile_page() -> str:
-    sections = [model for model in _models(Profile) if model is not Condition]
+    sections = [model for model in _models(Profile)[1:] if model is not Condition]
+    first = sections.index(next(model for model in sections if model in KINDS.values()))
+    kinds = ", ".join(f"[{name}](#{kind.__name__.lower()})" for name, kind in KINDS.items())
     return f"""# The profile
 
 {GENERATED}
@@ -204,7 +206,15 @@ Copy [example-profile.yaml](example-profile.yaml) and change hosts, names and ad
 
 {_about(Profile)}
 
-{_described(sections[1:])}
+{_described(sections[:first])}
+
+## Strategies
+
+What may be done, each by its name: {kinds}.
+[How to](how-to.md#let-it-roll-back-scale-fail-over-put-a-configuration-back) shows some, and
+[how it works](how-it-works.md#strategies) says when each is tried.
+
+{_described(sections[first:])}
 
 ## Condition
 

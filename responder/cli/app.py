@@ -12,11 +12,13 @@ import typer
 from responder.cli.output import (
     people,
     print_fields,
+    print_incident,
     print_json,
     print_json_line,
     print_line,
     print_table,
     results,
+    see,
 )
 from responder.cli.signals import wait_until_asked_to_end
 from responder.domain.errors import PermanentError, TransientError
@@ -137,7 +139,7 @@ def show(incident: IncidentId, as_json: Json = False) -> None:
     if as_json:
         print_json(document)
         return
-    print_fields({k: v for k, v in document.items() if not isinstance(v, list)})
+    print_incident(document)
     for title in ("phases", "attempts", "decisions", "messages"):
         rows = document[title]
         if rows:
@@ -145,6 +147,8 @@ def show(incident: IncidentId, as_json: Json = False) -> None:
             print_table(rows, tuple(rows[0]))
     for draft in [row for row in document["messages"] if row["state"] == "draft"]:
         print_line(f"\ndraft {draft['number']}, published by `incident publish`:\n{draft['text']}")
+    if any(row["who"].startswith("guardrail") for row in document["decisions"]):
+        print_line("\nSee docs/how-it-works.md#guardrails")
 
 
 @app.command()
@@ -197,7 +201,7 @@ def close(
         from responder.cli.records import close_by_hand
 
         document = close_by_hand(store, incident, who=me(), why=why)
-    print_json(document) if as_json else print_fields(document)
+    print_json(document) if as_json else print_incident(document)
 
 
 @app.command()
@@ -216,7 +220,7 @@ def approve(
         row = store.incident(incident)
         decide_by_hand(store, row, decision=decision, by=me(), why=why, strategy=strategy)
         document = incident_document(store, row.id)
-    print_json(document) if as_json else print_fields(document)
+    print_json(document) if as_json else print_incident(document)
 
 
 @app.command()
@@ -378,6 +382,8 @@ def check_service(name: str, as_json: Json = False) -> None:
     else:
         for finding in findings:
             print_line(f"{'ok  ' if finding['ok'] else 'FAIL'}  {finding['what']}: {finding['detail']}")
+            for line in see(finding["see"]):
+                print_line(f"      {line}")
     raise typer.Exit(0 if all(f["ok"] for f in findings) else 1)
 
 

@@ -31,7 +31,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> No
     """Rows for people."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column.replace("_", " "))
+        table.add_column(column.replace("_", " "), overflow="fold")  # an id that is cut off is none
     for row in rows:
         table.add_row(*(plain("" if row.get(column) is None else row[column]) for column in columns))
     results.print(table)
@@ -43,6 +43,16 @@ def print_fields(fields: Mapping[str, Any]) -> None:
     for name, value in fields.items():
         if value not in (None, "", [], ()):
             results.print(plain(f"{name.replace('_', ' '):<{width}}  {value}"))
+
+
+def print_incident(document: Mapping[str, Any]) -> None:
+    """An incident in a few lines, without its lists of attempts, decisions and messages."""
+    print_fields({name: value for name, value in document.items() if not isinstance(value, list)})
+
+
+def see(page: str) -> list[str]:
+    """The line that points to the page of the documentation, if there is one that helps."""
+    return [f"See {page}"] if page else []
 
 
 def print_line(line: str) -> None:

@@ -13,6 +13,16 @@ from responder.domain.sudo import listed_commands, may_run
 from responder.store import Store
 
 Finding = dict[str, Any]
+# Where the documentation helps with what a check finds wrong.
+SECRETS = "docs/how-to.md#secrets"
+HOST_KEYS = "docs/how-to.md#host-keys"
+RIGHTS = "docs/how-to.md#rights-on-the-hosts"
+ENDPOINTS = "docs/profile.md#endpoints"
+STRATEGIES = "docs/profile.md#strategies"
+CHANNELS = "docs/how-to.md#let-it-tell-people"
+STAKEHOLDERS = "docs/how-to.md#tell-somebody-through-another-channel"
+WORDING = "docs/how-to.md#change-the-wording"
+UNKNOWN = "docs/how-it-works.md#unknown-is-not-healthy"
 
 
 def read_profile_file(path: Path) -> Profile:
@@ -21,7 +31,7 @@ def read_profile_file(path: Path) -> Profile:
     if not profile.ssh.known_hosts_file:
         return profile
     hosts = path.parent / Path(profile.ssh.known_hosts_file).expanduser()
-    text = _text(hosts, f"{path}: `ssh.known_hosts_file`: {hosts}")
+    text = _text(hosts, f"{path}: `ssh.known_hosts_file`: {hosts}", HOST_KEYS)
     ssh = profile.ssh.model_copy(update={"known_hosts": profile.ssh.known_hosts + text, "known_hosts_file": None})
     return profile.model_copy(update={"ssh": ssh})
 
@@ -39,7 +49,8 @@ def gather_secrets(profile: Profile, given: Sequence[str]) -> dict[str, str]:
     missing = [name for name in wanted if name not in secrets]
     if missing and not sys.stdin.isatty():
         raise PermanentError(
-            f"missing secrets: {', '.join(missing)}; set them in the environment, or give --secret NAME=@FILE"
+            f"missing secrets: {', '.join(missing)}; set them in the environment, or give --secret NAME=@FILE",
+            page=SECRETS,
         )
     for name in missing:
         secrets[name] = getpass(f"{name}: ")
@@ -49,20 +60,24 @@ def gather_secrets(profile: Profile, given: Sequence[str]) -> dict[str, str]:
 def _from_file(item: str, wanted: Sequence[str]) -> tuple[str, str]:
     name, separator, path = item.partition("=@")
     if not separator:
-        raise PermanentError(f"--secret {name.split('=')[0]}: say NAME=@FILE, so that it is in no shell history")
+        raise PermanentError(
+            f"--secret {name.split('=')[0]}: say NAME=@FILE, so that it is in no shell history", page=SECRETS
+        )
     if name not in wanted:
-        raise PermanentError(f"--secret {name}: the profile names no such secret; it names {', '.join(wanted)}")
+        raise PermanentError(
+            f"--secret {name}: the profile names no such secret; it names {', '.join(wanted)}", page=SECRETS
+        )
     # Editors end a file with a newline, which no header that carries a token may hold.
-    return name, _text(Path(path).expanduser(), f"--secret {name}: {path}").strip()
+    return name, _text(Path(path).expanduser(), f"--secret {name}: {path}", SECRETS).strip()
 
 
-def _text(path: Path, named: str) -> str:
+def _text(path: Path, named: str, page: str = "docs/profile.md") -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise PermanentError(f"{named}: {error.strerror}") from error
+        raise PermanentError(f"{named}: {error.strerror}", page=page) from error
     except UnicodeDecodeError as error:
-        raise PermanentError(f"{named}: not UTF-8 text") from error
+        raise PermanentError(f"{named}: not UTF-8 text", page=page) from error
 
 
 def check(name: str, store: Store) -> list[Finding]:
@@ -107,7 +122,7 @@ def _check_host(profile: Profile, ssh: Any, host: Host, store: Store) -> Iterato
                 found = look.read("sh", "-c", 'command -v -- "$1"', "sh", program)
                 there[program] = found.exit_status == 0
                 yield _finding(
-                    f"{host.name}: command {program}", there[program], found.stdout.strip() or "missing"
+                    f"{host.name}: command {program}", there[program], found.stdout.strip() or "missing", RIGHTS
                 )
             yield from _check_rights(profile, look, host)
             yield from _check_strategies(profile, look, host)
@@ -115,7 +130,7 @@ def _check_host(profile: Profile, ssh: Any, host: Host, store: Store) -> Iterato
             if there[programs["journalctl"]]:
                 look.journal("-n", "50")
                 unread = next(seen.unknown for seen in look.evidence if seen.key == "journal.lines")
-                yield _finding(f"{host.name}: journal", unread is None, unread or "can be read")
+                yield _finding(f"{host.name}: journal", unread is None, unread or "can be read", RIGHTS)
             look.two_scrapes(look.endpoints)
             sample = take_sample(Dossier(evidence=look.evidence), profile, now(), [host.name])
             for reading in sample.readings:
@@ -123,13 +138,14 @@ def _check_host(profile: Profile, ssh: Any, host: Host, store: Store) -> Iterato
                     f"{host.name}: {reading.check}",
                     reading.verdict == "healthy",
                     f"{reading.verdict}, {reading.reason}",
+                    UNKNOWN if reading.verdict == "unknown" else ENDPOINTS,
                 )
             store.remember_readings(
                 profile.name,
                 [(r.host, r.check, r.verdict) for r in sample.readings if r.check in required_checks(profile)],
             )
     except IncidentResponseError as error:
-        yield _finding(f"{host.name}: reachable, host key and key accepted", False, str(error))
+        yield _finding(f"{host.name}: reachable, host key and key accepted", False, str(error), error.page)
 
 
 def _check_rights(profile: Profile, look: Any, host: Host) -> Iterator[Finding]:
@@ -151,6 +167,7 @@ def _check_rights(profile: Profile, look: Any, host: Host) -> Iterator[Finding]:
             f"{host.name}: sudo for {what}",
             ok,
             f"{shown}: NOPASSWD" if ok else f"{shown}: not in the listing of `sudo -n -l` as NOPASSWD",
+            RIGHTS,
         )
 
 
@@ -166,7 +183,8 @@ def _check_strategies(profile: Profile, look: Any, host: Host) -> Iterator[Findi
         if seen:
             # What asks a person first is refused at its turn, with this reason: no gap in what runs by itself.
             ok = not missing or not strategy.severities
-            yield _finding(f"{host.name}: strategy {name}", ok, "; ".join(missing) or "can be tried")
+            detail = "; ".join(missing) or "can be tried"
+            yield _finding(f"{host.name}: strategy {name}", ok, detail, STRATEGIES)
 
 
 def _check_outside(profile: Profile) -> Iterator[Finding]:
@@ -188,14 +206,14 @@ def _check_outside(profile: Profile) -> Iterator[Finding]:
             problems = block.check() if joining is None else block.check([*joining])
         except IncidentResponseError as error:
             problems = [str(error)]
-        yield _finding(system, not problems, "; ".join(problems) or "credentials accepted")
+        yield _finding(system, not problems, "; ".join(problems) or "credentials accepted", CHANNELS)
     for reference in profile.stakeholders:
         from blocks.notification import load_notification
 
         try:
             load_notification(reference)
         except IncidentResponseError as error:
-            yield _finding(f"stakeholders: {reference}", False, str(error))
+            yield _finding(f"stakeholders: {reference}", False, str(error), STAKEHOLDERS)
         else:
             yield _finding(f"stakeholders: {reference}", True, "is saved; only sending would show that it arrives")
     if profile.pagerduty is None and profile.slack is None:
@@ -209,8 +227,9 @@ def _check_templates() -> Iterator[Finding]:
 
     if folder := os.environ.get(SITE_TEMPLATES):
         problems = template_problems(folder)
-        yield _finding("templates", not problems, "; ".join(problems) or f"those in {folder} can be used")
+        yield _finding("templates", not problems, "; ".join(problems) or f"those in {folder} can be used", WORDING)
 
 
-def _finding(what: str, ok: bool, detail: str) -> Finding:
-    return {"what": what, "ok": ok, "detail": detail}
+def _finding(what: str, ok: bool, detail: str, page: str = "") -> Finding:
+    """One line of the check; `page` is where the documentation helps when it is not ok."""
+    return {"what": what, "ok": ok, "detail": detail, "see": "" if ok else page}

@@ -35,12 +35,21 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-def load_document(text: str, model: type[Model], *, source: str) -> Model:
+def load_document(text: str, model: type[Model], *, source: str, page: str = "") -> Model:
     """Parse `text` (YAML) as `model`.
 
     Raises `ProfileError` with one line for each mistake: source, line, key, what is wrong and, for an
-    unknown key, the nearest key that exists.
+    unknown key, the nearest key that exists. It points to `page`, the documentation of the file; one without
+    an anchor has a section for each model, and the first mistake's is meant.
     """
+    try:
+        return _load(text, model, source, page)
+    except ProfileError as error:
+        error.page = error.page or page
+        raise
+
+
+def _load(text: str, model: type[Model], source: str, page: str) -> Model:
     root, data = _parse(text, source)
     if not isinstance(data, dict):
         raise ProfileError(f"{source}: expected a mapping with `schema_version: {SCHEMA_VERSION}` at the top")
@@ -54,7 +63,9 @@ def load_document(text: str, model: type[Model], *, source: str) -> Model:
         return model.model_validate(data)
     except ValidationError as error:
         mistakes = [_explain(root, model, mistake, source) for mistake in error.errors()]
-        raise ProfileError("\n".join(mistakes)) from error
+        if page and "#" not in page:
+            page += _anchor(model, error.errors()[0]["loc"])
+        raise ProfileError("\n".join(mistakes), page=page) from error
 
 
 def _parse(text: str, source: str) -> tuple[yaml.Node | None, Any]:
@@ -107,8 +118,22 @@ def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
     return line
 
 
+def _anchor(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """`#ssh` for what is wrong in or with an `Ssh`: the deepest section there; nothing for the top."""
+    for depth in range(len(location), 0, -1):
+        sections = [node["title"] for node in _nodes_at(model, location[:depth]) if "properties" in node]
+        if sections:
+            return f"#{sections[0].lower()}" if sections[0] != model.__name__ else ""
+    return ""
+
+
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that are allowed at `location`, found by walking the model's JSON schema."""
+    """The keys that are allowed at `location`."""
+    return [key for node in _nodes_at(model, location) for key in node.get("properties", {})]
+
+
+def _nodes_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[dict[str, Any]]:
+    """What may stand at `location`, found by walking the model's JSON schema."""
     schema = model.model_json_schema()
     definitions = schema.get("$defs", {})
     nodes: list[dict[str, Any]] = [schema]
@@ -122,7 +147,7 @@ def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[st
             elif isinstance(node.get("additionalProperties"), dict):
                 following.append(node["additionalProperties"])
         nodes = following or nodes
-    return [key for node in _resolved(nodes, definitions) for key in node.get("properties", {})]
+    return _resolved(nodes, definitions)
 
 
 def _resolved(nodes: list[dict[str, Any]], definitions: dict[str, Any]) -> list[dict[str, Any]]:

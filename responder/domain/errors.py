@@ -6,7 +6,17 @@ person or another way, and after an `OutcomeUnknownError` nobody may act before 
 
 
 class IncidentResponseError(Exception):
-    """The root of every error of ours. The message says what happened, where, and what to do next."""
+    """The root of every error of ours. The message says what happened, where, and what to do next.
+
+    `page` is where the documentation helps with it, like `docs/how-to.md#host-keys`, for what a person can mend;
+    else empty. The command line prints it below the message.
+    """
+
+    page: str = ""
+
+    def __init__(self, message: str = "", *, page: str = "") -> None:
+        super().__init__(message)
+        self.page = page or self.page
 
 
 class TransientError(IncidentResponseError):
@@ -15,8 +25,8 @@ class TransientError(IncidentResponseError):
     `retry_after_s` is what the other side asked for (seconds), or None.
     """
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, retry_after_s: float | None = None, page: str = "") -> None:
+        super().__init__(message, page=page)
         self.retry_after_s = retry_after_s
 
 
@@ -30,6 +40,8 @@ class OutcomeUnknownError(IncidentResponseError):
 
 class HostKeyError(PermanentError):
     """The host's key is unknown or has changed. Never accepted automatically."""
+
+    page = "docs/how-to.md#host-keys"
 
 
 class ProfileError(PermanentError):

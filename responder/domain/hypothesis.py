@@ -69,7 +69,7 @@ class Catalogue(Frozen):
 
 def read_catalogue(text: str, *, source: str) -> Catalogue:
     """The catalogue in `text`. Raises `ProfileError` with line and nearest key for each mistake."""
-    return load_document(text, Catalogue, source=source)
+    return load_document(text, Catalogue, source=source, page="docs/catalogue.md#the-file")
 
 
 class Judgement(Frozen):

@@ -499,7 +499,7 @@ class Profile(Frozen):
 
 def read_profile(text: str, *, source: str) -> Profile:
     """The profile in `text`. Raises `ProfileError` with line and nearest key for each mistake."""
-    return load_document(text, Profile, source=source)
+    return load_document(text, Profile, source=source, page="docs/profile.md")
 
 
 def tightened(kept: Profile, current: Profile) -> Profile:

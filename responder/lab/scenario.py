@@ -135,8 +135,10 @@ def load_scenario(name_or_path: str | Path) -> Scenario:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(scenario_names())
-        raise ProfileError(f"{name_or_path}: no scenario to read ({error}); there are: {known}") from error
-    return load_document(text, Scenario, source=str(path))
+        raise ProfileError(
+            f"{name_or_path}: no scenario to read ({error}); there are: {known}", page="docs/scenarios.md"
+        ) from error
+    return load_document(text, Scenario, source=str(path), page="docs/scenarios.md#the-file")
 
 
 def scenario_names() -> list[str]:
