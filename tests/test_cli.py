@@ -86,6 +86,7 @@ def test_an_unknown_scenario_is_refused_with_those_there_are():
     ran = incident("drill", "meteorite")
     assert (ran.status, ran.out) == (1, "")
     assert "process-crash" in ran.err
+    assert ran.err.endswith("\nSee docs/scenarios.md\n")
 
 
 def test_a_prefect_that_does_not_answer_is_one_sentence(tmp_path):
@@ -398,5 +399,6 @@ def test_declaring_for_an_unknown_service_starts_no_run(installation, store):
     ran = incident("declare", "gateway down", "--service", "never-saved", "--json")
     assert (ran.status, ran.out) == (1, "")
     assert "'never-saved'" in ran.err
+    assert ran.err.endswith("\nSee docs/how-to.md#add-a-service\n")
     time.sleep(1)
     assert len(store.incidents()) == before

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from doc_pages import PAGES, README, ROOT, anchors, blocks, prose
 
 from responder import reference
 from responder.cli.app import app
@@ -23,38 +24,19 @@ from responder.domain.profile import Profile, read_profile
 from responder.domain.strategies import Target, scale
 from responder.lab.scenario import Scenario
 
-ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 NAMED = re.compile(r"`((?:flows|tasks|blocks|responder|docs)/[\w./-]+)`")
 
 
-def blocks(language: str) -> Iterator[tuple[str, str]]:
-    """The fenced blocks in that language: the page's name and the text."""
-    for page in PAGES:
-        for _, found, text in FENCE.findall(page.read_text(encoding="utf-8")):
-            if found == language:
-                yield page.name, text
-
-
 def command_lines() -> Iterator[list[str]]:
-    """Every line of the shell blocks, and every command in the running text, as words."""
-    for _, text in blocks("bash"):
-        yield from filter(None, (shlex.split(line, comments=True) for line in text.splitlines()))
+    """Every command of the shell blocks, and every command in the running text, as words."""
+    for block in blocks("bash", "console"):
+        lines = "\n".join(block.commands).splitlines()
+        yield from filter(None, (shlex.split(line, comments=True) for line in lines))
     for page in PAGES:
-        prose = FENCE.sub("", page.read_text(encoding="utf-8"))
         yield from (
-            shlex.split(code) for code in re.findall(r"`((?:\.venv/bin/)?incident [^`]+|make [^`]+)`", prose)
+            shlex.split(code) for code in re.findall(r"`((?:\.venv/bin/)?incident [^`]+|make [^`]+)`", prose(page))
         )
-
-
-def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
-    headings = HEADING.findall(FENCE.sub("", page.read_text(encoding="utf-8")))
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 # The generated reference
@@ -160,8 +142,8 @@ def test_the_readme_names_the_hosts_and_secrets_of_the_example() -> None:
 
 def test_every_yaml_block_is_valid() -> None:
     checked = 0
-    for page, text in blocks("yaml"):
-        document = yaml.safe_load(text)
+    for block in blocks("yaml"):
+        document = yaml.safe_load(block.text)
         if isinstance(document, list):
             Catalogue.model_validate({"schema_version": 1, "hypotheses": document})
         elif "hypotheses" in document:
@@ -171,7 +153,7 @@ def test_every_yaml_block_is_valid() -> None:
         else:  # a whole profile, or sections of one
             example = yaml.safe_load(reference.EXAMPLE.read_text(encoding="utf-8"))
             whole = yaml.safe_dump(example | document)
-            assert read_profile(whole, source=page)
+            assert read_profile(whole, source=block.page)
         checked += 1
     assert checked >= 3
 
@@ -182,13 +164,29 @@ def test_every_yaml_block_is_valid() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page: Path) -> None:
     broken = []
-    for target in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+    for target in LINK.findall(prose(page)):
         if target.startswith("https://"):
             continue
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
         if not file.exists() or (anchor and anchor not in anchors(file)):
             broken.append(target)
+    assert broken == []
+
+
+def test_every_page_that_an_error_points_to_exists() -> None:
+    sources = [
+        file for folder in ("responder", "blocks", "tasks", "flows") for file in (ROOT / folder).rglob("*.py")
+    ]
+    said = re.compile(r"docs/[\w-]+\.md(?:#[\w-]+)?")
+    pointed = {found for file in sources for found in said.findall(file.read_text(encoding="utf-8"))}
+    pointed |= {f"docs/profile.md#{model.__name__.lower()}" for model in reference._models(Profile)[1:]}
+    assert len(pointed) > 20
+    broken = []
+    for found in pointed:
+        path, _, anchor = found.partition("#")
+        if not (ROOT / path).exists() or (anchor and anchor not in anchors(ROOT / path)):
+            broken.append(found)
     assert broken == []
 
 
@@ -220,7 +218,9 @@ def test_every_command_in_the_text_exists_with_its_options() -> None:
             check_command(words[1:])
             checked += 1
         else:
-            assert program in ("ssh-keyscan", "bash"), words
+            assert program in ("bash", "cp", "sed", "source", "ssh", "ssh-copy-id", "ssh-keygen", "ssh-keyscan"), (
+                words
+            )
     assert checked > 10
 
 
@@ -245,7 +245,7 @@ def test_the_picture_is_there_and_small() -> None:
 
 
 def test_the_strategy_of_the_how_to_page_works_as_it_stands() -> None:
-    [source] = [text for page, text in blocks("python") if page == "how-to.md"]
+    [source] = [block.text for block in blocks("python") if block.page == "how-to.md"]
     found: dict[str, Any] = {}
     exec(compile(source, "drain.py", "exec"), found)
     drain = found["Drain"].model_validate({"command": ["drain"], "budget": {"attempts": 1, "within_minutes": 5}})

@@ -161,5 +161,29 @@ def test_profiles_and_catalogues_are_read_by_the_same_rules() -> None:
     with pytest.raises(ProfileError, match=r"p\.yaml, line \d+: `hosts\.0\.adress`.*nearest is `address`"):
         read_profile(profile_text(hosts=[{"name": "a", "adress": "b", "address": "c"}]), source="p.yaml")
     row = hypothesis_data("cause-one", stratgy="restart")
-    with pytest.raises(ProfileError, match=r"c\.yaml, line 1: `hypotheses\.0\.stratgy`.*nearest is `strategy`"):
+    with pytest.raises(
+        ProfileError, match=r"c\.yaml, line 1: `hypotheses\.0\.stratgy`.*nearest is `strategy`"
+    ) as at:
         read_catalogue(f"{{schema_version: 1, hypotheses: [{row}]}}", source="c.yaml")
+    assert at.value.page == "docs/catalogue.md#the-file"
+
+
+@pytest.mark.parametrize(
+    ("mistake", "page"),
+    [
+        ("wheeels: []\n", "cars.md"),
+        ("name: [\n", "cars.md"),
+        ("wheels: round\n", "cars.md"),
+        ("wheels:\n  - size: big\n", "cars.md#wheel"),
+        ("wheels:\n  - size: 1\n    tyer: wide\n", "cars.md#wheel"),
+        ("engine: [1]\n", "cars.md#wheel"),
+        ("spare:\n  boot:\n    siez: 4\n", "cars.md#wheel"),
+    ],
+)
+def test_an_error_points_to_the_section_of_the_first_mistake(mistake: str, page: str) -> None:
+    with pytest.raises(ProfileError) as caught:
+        load_document(HEAD + mistake, Vehicle, source="car.yaml", page="cars.md")
+    assert caught.value.page == page
+    with pytest.raises(ProfileError) as caught:
+        load_document(HEAD + mistake, Vehicle, source="car.yaml", page="cars.md#the-file")
+    assert caught.value.page == "cars.md#the-file"

@@ -264,28 +264,43 @@ def _token_that_github_refuses(_: dict[str, Any], secrets: dict[str, str], lab: 
 
 
 @pytest.mark.parametrize(
-    ("change", "what", "detail"),
+    ("change", "what", "detail", "see"),
     [
-        (_nobody_listens, "HOST: reachable", "refused"),
-        (_no_host_key, "HOST: reachable", "host key is not known"),
-        (_another_host_key, "HOST: reachable", "host key has changed"),
-        (_another_key, "HOST: reachable", "does not accept ssh-ed25519"),
-        (_no_such_program, "HOST: command journalctl-of-tomorrow", "missing"),
-        (_unit_that_sudo_does_not_list, "HOST: sudo for restart", "restart postgresql: not in the listing"),
-        (_fields_that_the_answer_lacks, "HOST: health", "unknown|status.green"),
-        (_value_that_the_answer_has_not, "HOST: health", "unhealthy"),
-        (_address_where_nobody_answers, "HOST: engine", "refused"),
-        (_metrics_that_do_not_exist, "HOST: metrics", "unknown.*absent_total"),
-        (_token_that_pagerduty_refuses, "PagerDuty", "401"),
-        (_routing_key_of_another_service, "PagerDuty", "routing_key"),
-        (_token_that_slack_refuses, "Slack", "invalid_auth"),
-        (_key_that_statuspage_refuses, "Statuspage", "401"),
-        (_token_that_github_refuses, "Tickets", "401"),
-        (_component_that_the_page_lacks, "Statuspage", "no component absent"),
+        (_nobody_listens, "HOST: reachable", "refused", "how-to.md#add-a-service"),
+        (_no_host_key, "HOST: reachable", "host key is not known", "how-to.md#host-keys"),
+        (_another_host_key, "HOST: reachable", "host key has changed", "how-to.md#host-keys"),
+        (_another_key, "HOST: reachable", "does not accept ssh-ed25519", "how-to.md#login-and-key"),
+        (_no_such_program, "HOST: command journalctl-of-tomorrow", "missing", "how-to.md#rights-on-the-hosts"),
+        (
+            _unit_that_sudo_does_not_list,
+            "HOST: sudo for restart",
+            "restart postgresql: not in the listing",
+            "how-to.md#rights-on-the-hosts",
+        ),
+        (
+            _fields_that_the_answer_lacks,
+            "HOST: health",
+            "unknown|status.green",
+            "how-it-works.md#unknown-is-not-healthy",
+        ),
+        (_value_that_the_answer_has_not, "HOST: health", "unhealthy", "profile.md#endpoints"),
+        (_address_where_nobody_answers, "HOST: engine", "refused", "profile.md#endpoints"),
+        (
+            _metrics_that_do_not_exist,
+            "HOST: metrics",
+            "unknown.*absent_total",
+            "how-it-works.md#unknown-is-not-healthy",
+        ),
+        (_token_that_pagerduty_refuses, "PagerDuty", "401", "how-to.md#let-it-tell-people"),
+        (_routing_key_of_another_service, "PagerDuty", "routing_key", "how-to.md#let-it-tell-people"),
+        (_token_that_slack_refuses, "Slack", "invalid_auth", "how-to.md#let-it-tell-people"),
+        (_key_that_statuspage_refuses, "Statuspage", "401", "how-to.md#let-it-tell-people"),
+        (_token_that_github_refuses, "Tickets", "401", "how-to.md#let-it-tell-people"),
+        (_component_that_the_page_lacks, "Statuspage", "no component absent", "how-to.md#let-it-tell-people"),
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",
 )
-def test_check_finds(lab, store, change: Change, what: str, detail: str):
+def test_check_finds(lab, store, change: Change, what: str, detail: str, see: str):
     from blocks.service import save_service
     from responder.cli.drill import lab_profile
 
@@ -302,6 +317,7 @@ def test_check_finds(lab, store, change: Change, what: str, detail: str):
     assert (ran.status, ran.document["ok"]) == (1, False)
     assert [found["what"].startswith(what.replace("HOST", host.name)) for found in wrong] == [True], wrong
     assert re.search(detail, wrong[0]["detail"], re.DOTALL), wrong
+    assert wrong[0]["see"] == f"docs/{see}"
     assert lab.actions() == []
     assert not [c for c in host.commands() if "restart" in c["command"]]
 
@@ -341,6 +357,8 @@ def test_check_tries_a_sites_own_templates(lab, store, tmp_path, monkeypatch):
         ]
         assert found["ok"] is ok
     assert found["detail"] == f"{template}, line 2: UndefinedError: 'nothing' is undefined"
+    assert found["see"] == "docs/how-to.md#change-the-wording"
+    assert "\n      See docs/how-to.md#change-the-wording\n" in incident("service", "check", filled.name).out
 
 
 def test_check_says_a_line_for_each_thing_and_remembers_what_it_could_not_read(lab, store):

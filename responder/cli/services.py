@@ -14,6 +14,7 @@ from responder.store import Store
 
 Finding = dict[str, Any]
 # Where the documentation helps with what a check finds wrong.
+SERVICE = "docs/how-to.md#add-a-service"
 SECRETS = "docs/how-to.md#secrets"
 HOST_KEYS = "docs/how-to.md#host-keys"
 RIGHTS = "docs/how-to.md#rights-on-the-hosts"
@@ -145,7 +146,9 @@ def _check_host(profile: Profile, ssh: Any, host: Host, store: Store) -> Iterato
                 [(r.host, r.check, r.verdict) for r in sample.readings if r.check in required_checks(profile)],
             )
     except IncidentResponseError as error:
-        yield _finding(f"{host.name}: reachable, host key and key accepted", False, str(error), error.page)
+        yield _finding(
+            f"{host.name}: reachable, host key and key accepted", False, str(error), error.page or SERVICE
+        )
 
 
 def _check_rights(profile: Profile, look: Any, host: Host) -> Iterator[Finding]:
