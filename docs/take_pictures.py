@@ -1,7 +1,8 @@
 """Take the pictures of the documentation: run drills, and photograph Prefect's pages while and after they run.
 
 `python docs/take_pictures.py "CAMERA"`: CAMERA is a command that is called with a URL, a PNG file, a size like
-1280x800 and perhaps `--click CSS`, and takes a picture of that page with a real browser once it is drawn.
+1280x800, `--settle SECONDS` and perhaps `--click CSS`. It takes a picture of that page with a real browser so many
+seconds after all is loaded.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
+
 from responder.cli.drill import run_drill
 from responder.installation import Installation
 from responder.lab.scenario import Person, Scenario, load_scenario
@@ -20,8 +23,9 @@ from responder.store import open_store
 from responder.store.tables import IncidentRow
 
 PICTURES = Path(__file__).parent / "pictures"
-PAGE, LIST = "1280x1330", "1280x900"
+PAGE, LIST = "1280x1330", "1280x1100"
 SETTLE_S = 8  # task rows reach Prefect's server seconds late
+DRAW_S = 8  # a run's graph is drawn, and put into its frame, after the page is loaded
 RESUME = 'button:has-text("Resume")'
 
 
@@ -32,7 +36,8 @@ def main() -> None:
     camera = parser.parse_args().camera
 
     def take(name: str, url: str, size: str = PAGE, *more: str) -> None:
-        subprocess.run([*shlex.split(camera), url, str(PICTURES / f"{name}.png"), size, *more], check=True)
+        picture = str(PICTURES / f"{name}.png")
+        subprocess.run([*shlex.split(camera), url, picture, size, "--settle", f"{DRAW_S}", *more], check=True)
 
     with tempfile.TemporaryDirectory() as home, Installation(Path(home)) as installation:
         silent = load_scenario("lost-primary").model_copy(update={"people": (Person(decision="silent"),)})
@@ -44,7 +49,14 @@ def main() -> None:
         take("approval", waiting, PAGE, "--click", RESUME)
         take("run", finished)
         take("escalated", escalated)
-        take("list", f"{installation.ui_url}/runs", LIST)
+        # By the deployment: else the list shows the phases' runs, too.
+        take("list", f"{installation.ui_url}/runs?deployment={_deployment(installation)}", LIST)
+
+
+def _deployment(installation: Installation) -> str:
+    """The id of the deployment `incident`."""
+    answer = httpx.get(f"{installation.api_url}/deployments/name/incident/incident", trust_env=False, timeout=30)
+    return str(answer.raise_for_status().json()["id"])
 
 
 def _play(scenario: Scenario, installation: Installation, *, until: Callable[[IncidentRow], bool]) -> str:

@@ -67,14 +67,14 @@ async def incident(
 
     Args:
         summary: What is wrong, in your own words, like `Orders hang since 14:05`.
-        service: Name of a saved service, like `veloz`; `incident service list` shows them. Empty: the alerts'
-            labels select it.
+        service: Choose `str` and name a saved service, like `veloz`; `incident service list` shows them.
+            None: the alerts' labels select it.
         kind: Something does not work (availability), somebody may have broken in (security), or a limit of
             trading risk is breached (risk). Security and risk are for people: nothing is changed.
-        alerts: The alerts that began it, each with at least its name. Empty: a person begins it.
-        severity: At least this: P1 critical, P2 high, P3 medium, P4 low. Empty: the profile's rules decide.
+        alerts: The alerts that began it, each with at least its name. None: you begin it.
+        severity: At least this: P1 critical, P2 high, P3 medium, P4 low. None: the profile's rules decide.
         mode: At most this: dry-run reads and changes nothing, shadow is a dry run to compare with what people
-            do, live acts. Empty: what the profile allows.
+            do, live acts. None: what the profile allows.
     """
     opened = open_incident(str(flow_run.id), summary, service, kind, alerts or [], severity, mode)
     if opened.run_id != str(flow_run.id):
