@@ -373,7 +373,7 @@ def test_check_says_a_line_for_each_thing_and_remembers_what_it_could_not_read(l
     [host] = lab.hosts
     lines = ran.out.splitlines()
     assert ran.status == 1
-    assert all(line.startswith(("ok    ", "FAIL  ")) for line in lines)
+    assert all(line.startswith(("ok    ", "FAIL  ", "      See docs/")) for line in lines)
     assert [line for line in lines if line.startswith("FAIL")] == [
         line for line in lines if f"{host.name}: metrics:" in line
     ]
