@@ -19,7 +19,7 @@ async def mitigate(ref: IncidentRef, step_ids: list[str]) -> Attempts:
     steps = [step_of(case, step_id) for step_id in step_ids]
     what = ", ".join(f"{step.strategy} on {step.target}" for step in steps)
     case.step(what, deadline_s=max(case.profile.action_deadline_s(step.strategy) for step in steps))
-    attempts = Attempts(outcomes=at_once(carry_out, case, steps))
+    attempts = Attempts.of(at_once(carry_out, case, steps))
     post_progress(
         case,
         f"{what}: {attempts.reason}",

@@ -24,10 +24,10 @@ async def verify_attempt(ref: IncidentRef, step_ids: list[str]) -> Checks:
         what, why = f"waits {clock.observe_s:g} s and watches", steps[0].why
         case.store.decide(case.id, who="responder", what=what, why=why)
         case.step("wait and watch", deadline_s=clock.observe_s + clock.step_s)
-        return Checks(outcomes=at_once(observe, case, steps))
+        return Checks.of(at_once(observe, case, steps))
     targets = ", ".join(step.target for step in steps)
     case.step(f"verify {targets}", deadline_s=clock.settle_s + clock.verify_window_s + clock.step_s)
-    return Checks(outcomes=at_once(verify_step, case, steps))
+    return Checks.of(at_once(verify_step, case, steps))
 
 
 @flow(name="verify", flow_run_name="verify {service}")

@@ -35,6 +35,7 @@ from responder.domain.tickets import Found, Ticket, closing_comment, follow_ups,
 from responder.store import open_store
 from responder.store.tables import IncidentRow
 from tasks.case import Case, ranking
+from tasks.results import read_plan
 
 
 def acknowledge(case: Case) -> None:
@@ -170,10 +171,10 @@ def archive_channel(case: Case) -> None:
 def page_a_person(case: Case, what_is_wrong: str, results: tuple[StepResult, ...]) -> None:
     """Hand over: what is wrong, tried, refused and why, the next command, and one link."""
     row = case.row
-    targets = [host.name for host in case.profile.hosts]
-    for result in results:
-        targets = [name for name in targets if result.step_id.endswith(name)] or targets
-    host = case.host(targets[0])
+    hosts = {host.name: host for host in case.profile.hosts}
+    plan = read_plan(case.store, case.id)
+    bad = (plan.step(result.step_id) for result in results if result.state != "held")
+    host = next((hosts[step.runs_on] for step in bad if step and step.runs_on in hosts), case.profile.hosts[0])
     journal = (*case.profile.unit.journalctl, "-u", case.profile.unit.name, "-n", "50", "--no-pager")
     login = ("ssh", "-p", str(host.port), f"{case.profile.ssh.user}@{host.address}")
     refused = tuple(result.reason for result in results if result.state in ("refused", "taken_over"))

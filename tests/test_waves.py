@@ -53,6 +53,7 @@ def test_one_host_comes_first_alone_and_the_others_in_waves_of_two(ended):
     assert (wide.row.outcome, wide.row.severity) == ("resolved", "P1"), wide.row.reason
     waves = [phase for phase in wide.phases if phase.name.startswith("mitigate:")]
     assert [len(wave.outcome["outcomes"]) for wave in waves] == [1, 2, 1]
+    assert all(phase.outcome["reason"] for phase in wide.phases if ":" in phase.name), "says what came of it"
     first, *others = wide.attempts
     held = next(phase for phase in wide.phases if phase.name == f"verify:{first.step_id}")
     assert all(held.ended_at < other.intent_at for other in others), (

@@ -4,9 +4,10 @@ Source: the document's "Incident Severity Levels" and `design.md`, "The words".
 """
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -209,22 +210,31 @@ class Attempts(Frozen):
     """What came of each step of a wave by its id; a wave of one is the usual case."""
 
     outcomes: dict[str, AttemptOutcome]
+    reason: str
 
-    @property
-    def reason(self) -> str:
-        """What people read of it."""
-        return "; ".join(outcome.reason for outcome in self.outcomes.values())
+    @classmethod
+    def of(cls, outcomes: dict[str, AttemptOutcome]) -> Self:
+        """The outcomes, and their reasons in one sentence."""
+        return cls(outcomes=outcomes, reason=_reasons(outcomes))
 
 
 class Checks(Frozen):
     """Whether each step of a wave holds, by its id."""
 
     outcomes: dict[str, VerifyOutcome]
+    reason: str
 
-    @property
-    def reason(self) -> str:
-        """What people read of it."""
-        return "; ".join(outcome.reason for outcome in self.outcomes.values())
+    @classmethod
+    def of(cls, outcomes: dict[str, VerifyOutcome]) -> Self:
+        """The outcomes, and their reasons in one sentence."""
+        return cls(outcomes=outcomes, reason=_reasons(outcomes))
+
+
+def _reasons(outcomes: Mapping[str, AttemptOutcome | VerifyOutcome]) -> str:
+    """What people read of them; the reasons of several name their steps."""
+    if len(outcomes) == 1:
+        return next(outcome.reason for outcome in outcomes.values())
+    return "; ".join(f"{step_id}: {outcome.reason}" for step_id, outcome in outcomes.items())
 
 
 class ResolveOutcome(Frozen):
