@@ -147,7 +147,9 @@ def _load(kind: type[Kind], name: str) -> Kind:
 def _ssh(profile: Profile, secrets: Mapping[str, str]) -> SSHCredentials:
     return SSHCredentials(
         user=profile.ssh.user,
-        private_key=SecretStr(secrets[profile.ssh.private_key]),
+        private_key=SecretStr(secrets[profile.ssh.private_key]) if profile.ssh.private_key else None,
+        agent=profile.ssh.agent,
+        jump=profile.ssh.jump,
         known_hosts=profile.ssh.known_hosts,
         connect_timeout_s=profile.ssh.connect_timeout_s,
     )

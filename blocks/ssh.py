@@ -1,33 +1,36 @@
-"""SSH to one host at a time: bounded reads on a shared connection, changes on connections of their own.
+"""SSH to one host at a time, directly or through a jump host: bounded reads on a shared connection, changes on
+connections of their own.
 
 Paramiko's exceptions become ours here and nowhere else. When connecting fails (`TransientError`,
 `PermanentError`, `HostKeyError`) nothing was sent. A connection lost later is a `TransientError` for a
 read, which is harmless, and an `OutcomeUnknownError` for a change.
 """
 
-import base64
 import contextlib
-import hmac
-import io
 import logging
-import re
 import socket
-import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import paramiko
-from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
 from prefect.blocks.core import Block
-from pydantic import Field, SecretStr
+from pydantic import Field, PrivateAttr, SecretStr
 
+from blocks.ssh_keys import CHANGED, LOGIN, Agent, check_host_key, known_keys, private_key, shown, signature_types
 from responder.domain import shell
 from responder.domain.commands import ChangeState, CommandResult, Fence, decode
-from responder.domain.errors import HostKeyError, OutcomeUnknownError, PermanentError, TransientError
+from responder.domain.errors import (
+    HostKeyError,
+    IncidentResponseError,
+    OutcomeUnknownError,
+    PermanentError,
+    TransientError,
+)
+from responder.domain.profile import JumpHost
 
 _WINDOW = 2 * 1024 * 1024
 """Bytes a host may send ahead of us: no round trips inside a usual answer, and a bound on what piles up."""
@@ -40,6 +43,9 @@ _GRACE_S = 0.5
 
 _SESSION_REFUSED_S = 2.0
 """How long to ask again when the server still counts the last command (sshd_config(5), MaxSessions)."""
+
+_PROHIBITED, _UNKNOWN_CHANNEL = 1, 3
+"""Why a channel was not opened: administratively prohibited, unknown channel type (RFC 4254, 5.1)."""
 
 # Cheapest first where both sides have it: the key exchange is most of what a connection costs.
 _KEX = ("curve25519-sha256@libssh.org",)
@@ -69,13 +75,70 @@ class _PromptSocket(socket.socket):
         return data
 
 
+class _Forwarded:
+    """A channel as a transport's socket: closing it after all else was lost is no error, as with a socket."""
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._channel, name)
+
+    def close(self) -> None:
+        with contextlib.suppress(*_LOST):
+            self._channel.close()
+
+
+class _SharedJump:
+    """The connection to the jump host, shared by all that go through it, and made anew when it has died.
+
+    It ends when nobody holds this any more: neither the credentials nor a connection through it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: Future[paramiko.Transport] | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the connection stands."""
+        made = self._made
+        return bool(made and made.done() and not made.exception() and made.result().is_active())
+
+    def transport(self, make: Callable[[], paramiko.Transport], wait_s: float) -> paramiko.Transport:
+        """The connection that stands, else what `make` makes: once, however many ask at the same time.
+
+        Raises what `make` raised, TimeoutError when somebody else's call of it takes longer than `wait_s`.
+        """
+        with self._lock:
+            made = self._made
+            if mine := made is None or (made.done() and not self.is_up):
+                made = self._made = Future()
+        if mine:
+            try:
+                made.set_result(make())
+            except BaseException as error:
+                made.set_exception(error)
+                raise
+        return made.result(max(0.0, wait_s))
+
+    def __del__(self) -> None:
+        if self._made and self.is_up:
+            # Its thread then ends by itself. Closing would wait for it, here in the middle of anything.
+            with contextlib.suppress(OSError):
+                self._made.result().sock.shutdown(socket.SHUT_RDWR)
+
+
 class SSHConnection:
     """An authenticated connection to one host, for reads; a context manager. Made by `SSHCredentials.connect`."""
 
-    def __init__(self, transport: paramiko.Transport, where: str, output_cap_bytes: int) -> None:
+    def __init__(
+        self, transport: paramiko.Transport, where: str, output_cap_bytes: int, jump: _SharedJump | None = None
+    ) -> None:
         self._transport = transport
         self._where = where
         self._output_cap_bytes = output_cap_bytes
+        self._jump = jump
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +188,7 @@ class SSHConnection:
         except TimeoutError:
             status = None  # the result says timed_out
         except _LOST as error:
-            raise OutcomeUnknownError(f"{self._where}: the connection was lost during `{shown}`") from error
+            raise OutcomeUnknownError(f"{self._where}: {self._lost} during `{shown}`") from error
         finally:
             with contextlib.suppress(*_LOST):
                 channel.close()
@@ -158,8 +221,13 @@ class SSHConnection:
                 time.sleep(pause_s)
                 pause_s *= 2
             except _LOST as error:
-                what = "does not answer any more" if self._transport.is_active() else "closed the connection"
-                raise TransientError(f"{self._where} {what}; nothing was sent") from error
+                what = "it does not answer any more" if self._transport.is_active() else self._lost
+                raise TransientError(f"{self._where}: {what}; nothing was sent") from error
+
+    @property
+    def _lost(self) -> str:
+        hop = "its jump host" if self._jump and not self._jump.is_up else "it"
+        return f"the connection to {hop} was lost"
 
     @contextlib.contextmanager
     def _closed_at(self, deadline: float) -> Iterator[None]:
@@ -192,25 +260,31 @@ class SSHConnection:
 
 
 class SSHCredentials(Block):
-    """Who we are on the hosts, and which host keys we trust.
+    """Who we are on the hosts, how they are reached, and which host keys we trust.
 
-    No agent, no password, nothing from ~/.ssh; an unknown or changed host key is refused, always.
+    No password, nothing from ~/.ssh; an unknown or changed host key is refused, always and at every hop.
     """
 
     _block_type_name = "SSH credentials"
     _block_type_slug = "ssh-credentials"
 
     user: str = Field(description="Login name on the hosts.")
-    private_key: SecretStr = Field(
-        description="The private key's text, beginning with '-----BEGIN'; Ed25519, ECDSA or RSA."
+    private_key: SecretStr | None = Field(
+        default=None, description="The private key's text, beginning with '-----BEGIN'; Ed25519, ECDSA or RSA."
     )
     passphrase: SecretStr | None = Field(default=None, description="The private key's passphrase, if it has one.")
+    agent: bool = Field(
+        default=False, description="Instead of a private key: the keys of the agent that SSH_AUTH_SOCK names."
+    )
+    jump: JumpHost | None = Field(default=None, description="The host through which all others are reached.")
     known_hosts: str = Field(
         description="Host keys to trust, as lines of OpenSSH's known_hosts (hashed names and [host]:port too). "
         "`ssh-keyscan HOST` prints them; compare the fingerprints before you paste."
     )
     connect_timeout_s: float = Field(
-        default=10.0, gt=0, description="Seconds for the whole of connecting: TCP, key exchange and login."
+        default=10.0,
+        gt=0,
+        description="Seconds for the whole of connecting: TCP, key exchange and login, of the jump host too.",
     )
     keepalive_s: int = Field(
         default=5, ge=0, description="Seconds of silence after which a keepalive is sent; 0 for none."
@@ -221,33 +295,31 @@ class SSHCredentials(Block):
         description="Bytes of output kept of one command; the rest is cut and marked.",
     )
 
+    _jump: _SharedJump = PrivateAttr(default_factory=_SharedJump)
+
     def connect(self, name: str, address: str, port: int = 22) -> SSHConnection:
         """Connect and log in within `connect_timeout_s`; `name` is what messages call the host.
 
         A host key is looked up under the address, then under the name.
 
-        Raises HostKeyError for an unknown, changed or revoked host key, PermanentError for a key that
-        cannot be read or is not accepted, TransientError when the host cannot be reached, answers
-        something else than SSH, or is too slow.
+        Raises HostKeyError for an unknown, changed or revoked host key, PermanentError for a key or an agent
+        that cannot be used or is not accepted and for a jump host that does not forward, TransientError when
+        a host cannot be reached, answers something else than SSH, or is too slow. Each names its hop.
         """
-        where = f"{name} ({address}:{port})"
-        key = _private_key(
-            self.private_key.get_secret_value(), self.passphrase and self.passphrase.get_secret_value()
-        )
-        known, revoked = _known_keys(self.known_hosts, name, address, port)
         deadline = time.monotonic() + self.connect_timeout_s
-        sock = self._dial(where, address, port)
-        transport = paramiko.Transport(sock)
-        try:
-            self._exchange_keys(transport, where, known, deadline)
-            _check_host_key(transport.get_remote_server_key(), known, revoked, where)
-            self._log_in(transport, where, key, deadline)
-        except BaseException:
-            transport.close()
-            sock.close()
-            raise
-        transport.set_keepalive(self.keepalive_s)
-        return SSHConnection(transport, where, self.output_cap_bytes)
+        where = f"{name} ({address}:{port})"
+        if self.jump is None:
+            transport = self._establish(where, name, address, port, self.user, deadline)
+            return SSHConnection(transport, where, self.output_cap_bytes)
+        through = self._reach_jump(deadline)
+        where = f"{name} ({address}:{port}, through {_jump_name(self.jump)})"
+        transport = self._establish(where, name, address, port, self.user, deadline, through)
+        return SSHConnection(transport, where, self.output_cap_bytes, self._jump)
+
+    def reach_jump_host(self) -> None:
+        """Connect to the jump host, unless there is none or it is connected. Raises what `connect` raises."""
+        if self.jump:
+            self._reach_jump(time.monotonic() + self.connect_timeout_s)
 
     def start_change(
         self,
@@ -322,9 +394,94 @@ class SSHCredentials(Block):
             )
         return answer.stdout
 
-    def _dial(self, where: str, address: str, port: int) -> socket.socket:
+    def _reach_jump(self, deadline: float) -> paramiko.Transport:
+        assert self.jump
+        where, address, port = _jump_name(self.jump), self.jump.address, self.jump.port
+        user = self.jump.user or self.user
         try:
-            plain = socket.create_connection((address, port), self.connect_timeout_s)
+            return self._jump.transport(
+                lambda: self._establish(where, address, address, port, user, deadline), deadline - time.monotonic()
+            )
+        except TimeoutError as error:
+            raise TransientError(f"{where} was not connected within {self.connect_timeout_s:g} s") from error
+
+    def _establish(
+        self,
+        where: str,
+        name: str,
+        address: str,
+        port: int,
+        user: str,
+        deadline: float,
+        through: paramiko.Transport | None = None,
+    ) -> paramiko.Transport:
+        """A connection that is logged in, directly or through a jump host's; its host key has been checked."""
+        known, revoked = known_keys(self.known_hosts, name, address, port)
+        with self._keys(deadline) as keys:
+            if through:
+                sock: Any = _Forwarded(self._forward(through, where, address, port, deadline))
+            else:
+                sock = self._dial(where, address, port, deadline)
+            transport = paramiko.Transport(sock)
+            try:
+                self._exchange_keys(transport, where, known, deadline)
+                check_host_key(transport.get_remote_server_key(), known, revoked, where)
+                self._log_in(transport, where, user, keys, deadline)
+            except BaseException:
+                transport.close()
+                sock.close()
+                raise
+        transport.set_keepalive(self.keepalive_s)
+        return transport
+
+    @contextlib.contextmanager
+    def _keys(self, deadline: float) -> Iterator[Sequence[paramiko.PKey]]:
+        """The keys to log in with; an agent's can be used until the end."""
+        if self.agent == (self.private_key is not None):
+            raise PermanentError(
+                "the SSH credentials need either a private key or `agent`, and not both", page=LOGIN
+            )
+        if self.private_key is not None:
+            passphrase = self.passphrase and self.passphrase.get_secret_value()
+            yield [private_key(self.private_key.get_secret_value(), passphrase)]
+        else:
+            with Agent(deadline - time.monotonic()) as agent:
+                yield agent.get_keys()
+
+    def _forward(
+        self, through: paramiko.Transport, where: str, address: str, port: int, deadline: float
+    ) -> paramiko.Channel:
+        """A channel that the jump host connects to the host (RFC 4254, 7.2)."""
+        assert self.jump
+        jump = _jump_name(self.jump)
+        try:
+            return through.open_channel(
+                "direct-tcpip",
+                (address, port),
+                ("127.0.0.1", 0),
+                window_size=_WINDOW,
+                timeout=max(0.0, deadline - time.monotonic()),
+            )
+        except paramiko.ChannelException as error:
+            if error.code in (_PROHIBITED, _UNKNOWN_CHANNEL):
+                raise PermanentError(
+                    f"{jump} does not forward to {address}:{port}: {error.text}. Check AllowTcpForwarding and "
+                    "PermitOpen in its sshd_config"
+                ) from error
+            raise TransientError(
+                f"{where} cannot be reached from the jump host: {error.text}. Check that it is up, that address "
+                "and port are right as seen from there, and that a firewall lets the jump host in"
+            ) from error
+        except _LOST as error:
+            if not through.is_active():
+                raise TransientError(f"{jump} closed the connection; nothing was sent to {where}") from error
+            raise TransientError(
+                f"{where} was not connected by the jump host within {self.connect_timeout_s:g} s"
+            ) from error
+
+    def _dial(self, where: str, address: str, port: int, deadline: float) -> socket.socket:
+        try:
+            plain = socket.create_connection((address, port), max(0.001, deadline - time.monotonic()))
         except OSError as error:
             raise TransientError(
                 f"{where} cannot be reached: {error.strerror or error}. Check that it is up, that address and "
@@ -348,7 +505,7 @@ class SSHCredentials(Block):
         options.ciphers = _preferring(_CIPHERS, options.ciphers)
         if known:
             # Asked for a type that we do not know, an honest host would look like a changed one.
-            options.key_types = [kind for kind in options.key_types if kind in _signature_types(known)]
+            options.key_types = [kind for kind in options.key_types if kind in signature_types(known)]
         done = threading.Event()
         transport.start_client(done)
         # By the clock: paramiko's own timers end at about the same moment, and then it is set too.
@@ -359,7 +516,7 @@ class SSHCredentials(Block):
         if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
             if known and "host key" in str(error):
                 raise HostKeyError(
-                    f"{where}: it no longer has a host key of a known type; known: {_shown(known)}. {_CHANGED}"
+                    f"{where}: it no longer has a host key of a known type; known: {shown(known)}. {CHANGED}"
                 ) from error
             raise PermanentError(f"{where}: no algorithm in common: {error}") from error
         why = f"ended the key exchange: {error or 'closed'}" if in_time else "did not finish the key exchange"
@@ -368,25 +525,36 @@ class SSHCredentials(Block):
             "not overloaded"
         ) from error
 
-    def _log_in(self, transport: paramiko.Transport, where: str, key: paramiko.PKey, deadline: float) -> None:
-        done = threading.Event()
-        try:
-            transport.auth_publickey(self.user, key, done)
-        except paramiko.SSHException as error:
-            raise TransientError(f"{where} closed the connection before the login") from error
-        if not done.wait(max(0.0, deadline - time.monotonic())):
-            raise TransientError(f"{where} did not answer the login within {self.connect_timeout_s:g} s")
-        if transport.is_authenticated():
-            return
-        refusal = transport.get_exception()
-        if transport.is_active() or isinstance(refusal, paramiko.AuthenticationException):
-            why = f" ({refusal})" if refusal else ""
-            raise PermanentError(
-                f"{where} does not accept {_shown([key])} alone for user {self.user}{why}. Check the user and "
-                "that the public key is in its authorized_keys",
-                page="docs/how-to.md#login-and-key",
-            ) from refusal
-        raise TransientError(f"{where} closed the connection during the login") from refusal
+    def _log_in(
+        self, transport: paramiko.Transport, where: str, user: str, keys: Sequence[paramiko.PKey], deadline: float
+    ) -> None:
+        """Log in with the first of `keys` that is accepted."""
+        for tried, key in enumerate(keys, start=1):
+            done = threading.Event()
+            try:
+                transport.auth_publickey(user, key, done)
+            except paramiko.SSHException as error:
+                raise TransientError(f"{where} closed the connection before the login") from error
+            if not done.wait(max(0.0, deadline - time.monotonic())):
+                slow = ", or the SSH agent waits for its owner" if self.agent else ""
+                raise TransientError(f"{where} did not answer the login within {self.connect_timeout_s:g} s{slow}")
+            if transport.is_authenticated():
+                return
+            refusal = transport.get_exception()
+            if isinstance(refusal, IncidentResponseError):  # the agent's, raised where it was asked to sign
+                raise type(refusal)(f"{where}: {refusal}", page=refusal.page) from refusal
+            refused = transport.is_active() or isinstance(refusal, paramiko.AuthenticationException)
+            if not refused and tried == 1:
+                raise TransientError(f"{where} closed the connection during the login") from refusal
+            if not transport.is_active() or tried == len(keys):
+                break
+        why = f" ({refusal})" if refusal else ""
+        agents = " Too many keys in the agent end a login as well (MaxAuthTries)." if tried < len(keys) else ""
+        raise PermanentError(
+            f"{where} does not accept {shown(keys[:tried])} alone for user {user}{why}. Check the user and "
+            f"that the public key is in its authorized_keys.{agents}",
+            page=LOGIN,
+        ) from refusal
 
 
 def _drain(channel: paramiko.Channel, out: bytearray, err: bytearray, cap: int, deadline: float) -> bool:
@@ -420,114 +588,9 @@ def _drain(channel: paramiko.Channel, out: bytearray, err: bytearray, cap: int, 
     return False
 
 
+def _jump_name(jump: JumpHost) -> str:
+    return f"jump host {jump.address}:{jump.port}"
+
+
 def _preferring(first: tuple[str, ...], available: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(one for one in first if one in available), *available]))
-
-
-@lru_cache(maxsize=16)
-def _private_key(text: str, passphrase: str | None) -> paramiko.PKey:
-    """The key in a PEM text as pasted; cached, for checking an RSA key takes longer than connecting."""
-    lines = "\n".join(line.strip() for line in text.strip().splitlines()) + "\n"
-    for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
-        try:
-            return kind.from_private_key(io.StringIO(lines), passphrase)
-        except paramiko.PasswordRequiredException as error:
-            raise PermanentError(
-                "the SSH private key is encrypted: give its passphrase", page="docs/how-to.md#login-and-key"
-            ) from error
-        except (paramiko.SSHException, ValueError, LookupError, struct.error):
-            continue  # most likely of another type
-    raise PermanentError(
-        "the SSH private key cannot be read: paste the whole file, from '-----BEGIN' to '-----END ...-----' "
-        "(Ed25519, ECDSA or RSA), and check the passphrase",
-        page="docs/how-to.md#login-and-key",
-    )
-
-
-def _known_keys(
-    known_hosts: str, name: str, address: str, port: int
-) -> tuple[list[paramiko.PKey], list[paramiko.PKey]]:
-    """Keys trusted for the first form of the host's name that is listed, and keys revoked for any (sshd(8))."""
-    forms = [
-        form.lower()
-        for host in (address, name)
-        for form in ((f"[{host}]:{port}", host) if port != 22 else (host,))
-    ]
-    lines = [line.split() for line in known_hosts.splitlines() if line.strip() and line.split()[0][0] != "#"]
-    revoked = [
-        key
-        for marker, *line in lines
-        if marker == "@revoked" and line and any(_lists(line[0], form) for form in forms)
-        for key in _keys_of(line)
-    ]
-    for form in forms:
-        listed = [line for line in lines if line[0][0] != "@" and _lists(line[0], form)]
-        if listed:
-            return [key for line in listed for key in _keys_of(line)], revoked
-    return [], revoked
-
-
-def _lists(patterns: str, host: str) -> bool:
-    """Whether a known_hosts name field lists a host: hashed, or patterns with `*`, `?` and `!`."""
-    if patterns.startswith("|1|"):
-        try:
-            salt, digest = (base64.b64decode(part) for part in patterns[3:].split("|"))
-        except ValueError:
-            return False
-        return hmac.compare_digest(hmac.digest(salt, host.encode(), "sha1"), digest)
-    listed = False
-    for pattern in patterns.lower().split(","):
-        glob = re.escape(pattern.removeprefix("!")).replace(r"\*", ".*").replace(r"\?", ".")
-        if re.fullmatch(glob, host):
-            if pattern.startswith("!"):
-                return False
-            listed = True
-    return listed
-
-
-def _keys_of(line: list[str]) -> list[paramiko.PKey]:
-    """The line's key; none for a type that paramiko does not know."""
-    try:
-        entry = HostKeyEntry.from_line(" ".join(line[:3]))
-    except (InvalidHostKey, paramiko.SSHException, ValueError, LookupError, struct.error) as error:
-        raise PermanentError(
-            f"known_hosts: the key of {line[0]} cannot be read; paste its line again", page=HostKeyError.page
-        ) from error
-    return [] if entry is None or entry.key is None else [entry.key]
-
-
-def _signature_types(keys: list[paramiko.PKey]) -> set[str]:
-    # An RSA key is "ssh-rsa", its signatures are not any more (RFC 8332).
-    return {
-        kind
-        for key in keys
-        for kind in (("rsa-sha2-512", "rsa-sha2-256") if key.get_name() == "ssh-rsa" else (key.get_name(),))
-    }
-
-
-_CHANGED = (
-    "Either the host was set up anew or something stands in between: ask whoever runs it, and only then "
-    "replace its line in the known_hosts of the SSH credentials"
-)
-
-
-def _check_host_key(
-    offered: paramiko.PKey, known: list[paramiko.PKey], revoked: list[paramiko.PKey], where: str
-) -> None:
-    if offered in revoked:
-        raise HostKeyError(f"{where}: its host key {_shown([offered])} is revoked. {_CHANGED}")
-    if not known:
-        raise HostKeyError(
-            f"{where}: its host key is not known: {_shown([offered])}. Compare that with "
-            "`ssh-keygen -lf /etc/ssh/ssh_host_<type>_key.pub` on the host itself, then add the line that "
-            "`ssh-keyscan` prints to the known_hosts of the SSH credentials"
-        )
-    if offered not in known:
-        raise HostKeyError(
-            f"{where}: its host key has changed: it offers {_shown([offered])}, "
-            f"known is {_shown(known)}. {_CHANGED}"
-        )
-
-
-def _shown(keys: list[paramiko.PKey]) -> str:
-    return ", ".join(f"{key.get_name()} {key.fingerprint}" for key in keys)

@@ -30,6 +30,8 @@ class Faults:
     no_exit_status: bool = False
     max_sessions: int | None = None
     hold_session_s: float = 0.0  # how long a closed session still counts
+    forward: int | None = None  # a number: refuse to forward for that reason (RFC 4254, 5.1)
+    stall_forward: bool = False  # never answers a request to forward
 
 
 class SSHServer:
@@ -50,11 +52,24 @@ class SSHServer:
         self.connections = 0
         self.commands: list[str] = []
         self.children: list[subprocess.Popen[bytes]] = []
+        self.forwarded: list[tuple[str, int]] = []
+        self.users: list[str] = []
         self.closing = threading.Event()
         self._transports: list[paramiko.Transport] = []
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address, self.port = self._listener.getsockname()
+
+    @property
+    def connected(self) -> int:
+        """How many connections stand."""
+        return sum(transport.is_active() for transport in self._transports)
+
+    def cut(self) -> None:
+        """Drop every connection at once, as a machine does that loses its power; goes on listening."""
+        for transport in self._transports:
+            transport.sock.shutdown(socket.SHUT_RDWR)
+        self._transports.clear()
 
     @property
     def known_hosts(self) -> str:
@@ -107,6 +122,7 @@ class SSHServer:
                 MSG_CHANNEL_REQUEST: session.handle_request,
             }
             transport.start_server(threading.Event(), session)
+            threading.Thread(target=session.forward, daemon=True).start()
 
 
 class _Session(paramiko.ServerInterface):
@@ -115,11 +131,13 @@ class _Session(paramiko.ServerInterface):
         self._transport = transport
         self._open = 0
         self._answering: threading.Thread | None = None
+        self._forwards: dict[int, socket.socket] = {}
 
     def get_allowed_auths(self, username: str) -> str:
         return "publickey"
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        self._server.users.append(username)
         good = key == self._server.client_key and not self._server.faults.refuse_auth
         return paramiko.AUTH_SUCCESSFUL if good else paramiko.AUTH_FAILED
 
@@ -129,6 +147,32 @@ class _Session(paramiko.ServerInterface):
             return paramiko.OPEN_FAILED_CONNECT_FAILED
         self._open += 1
         return paramiko.OPEN_SUCCEEDED
+
+    def check_channel_direct_tcpip_request(
+        self, chanid: int, origin: tuple[str, int], destination: tuple[str, int]
+    ) -> int:
+        faults = self._server.faults
+        self._server.forwarded.append(destination)
+        if faults.stall_forward:
+            self._server.closing.wait(5)
+        if faults.forward is not None:
+            return faults.forward
+        try:
+            self._forwards[chanid] = socket.create_connection(destination, 5)
+        except OSError:
+            return paramiko.OPEN_FAILED_CONNECT_FAILED
+        return paramiko.OPEN_SUCCEEDED
+
+    def forward(self) -> None:
+        """Join each channel that is opened for forwarding with its socket, until the connection ends."""
+        accepted = []  # paramiko itself keeps channels by weak references only
+        while self._transport.is_active():
+            channel = self._transport.accept(0.2)
+            accepted.append(channel)
+            sock = self._forwards.pop(channel.get_id(), None) if channel else None
+            if channel and sock:
+                threading.Thread(target=_copy, args=(channel, sock), daemon=True).start()
+                threading.Thread(target=_copy, args=(sock, channel), daemon=True).start()
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         faults = self._server.faults
@@ -193,3 +237,12 @@ class _Session(paramiko.ServerInterface):
                 sent += len(data)
                 if limit is not None and sent >= limit:
                     self._transport.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _copy(source: paramiko.Channel | socket.socket, target: paramiko.Channel | socket.socket) -> None:
+    with contextlib.suppress(OSError, EOFError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    for end in (source, target):
+        with contextlib.suppress(OSError, EOFError):
+            end.close()

@@ -45,6 +45,39 @@ def test_a_secret_in_place_of_its_name_is_refused_and_not_repeated(secret: str) 
     assert not secret.strip() or secret.strip() not in told
 
 
+@pytest.mark.parametrize(
+    ("ssh", "words"),
+    [
+        ({}, "`ssh`: `private_key` is missing: name the secret with the key, or say `agent: true`"),
+        ({"agent": False}, "`private_key` is missing"),
+        ({"agent": True, "private_key": "SHOP_SSH_KEY"}, "`private_key` or `agent: true`, not both"),
+        ({"private_key": "SHOP_SSH_KEY", "jump": {"port": 22}}, r"`ssh\.jump\.address`: required"),
+    ],
+)
+def test_the_way_to_log_in_is_said_and_said_once(ssh: dict[str, Any], words: str) -> None:
+    refused(words, ssh={"user": "ops", **ssh})
+
+
+def test_with_an_agent_no_key_is_among_the_secrets() -> None:
+    assert profile(ssh={"user": "ops", "agent": True}).secret_names() == []
+
+
+@pytest.mark.parametrize(
+    ("jump", "through"),
+    [
+        (None, ()),
+        ({"address": "gate.example.com"}, ("-J", "ops@gate.example.com:22")),
+        ({"address": "fd00::1", "port": 2222, "user": "gate"}, ("-J", "gate@[fd00::1]:2222")),
+    ],
+)
+def test_people_get_the_command_that_leads_to_the_host(
+    jump: dict[str, Any] | None, through: tuple[str, ...]
+) -> None:
+    shop = profile(ssh={"user": "ops", "private_key": "SHOP_SSH_KEY", "jump": jump})
+    host = shop.hosts[0]
+    assert shop.ssh.command(host) == ("ssh", *through, "-p", str(host.port), f"ops@{host.address}")
+
+
 def test_every_secret_that_is_named_is_known_once() -> None:
     pagerduty = {
         "api_token": "SHOP_PD_TOKEN",

@@ -91,15 +91,32 @@ def check(name: str, store: Store) -> list[Finding]:
     profile = load_profile(name)
     ssh = load_ssh(name)
     findings: list[Finding] = []
+    jump_ok = True
+    if profile.ssh.jump:
+        findings.append(_check_jump(ssh))
+        jump_ok = findings[0]["ok"]
     for host in profile.hosts:
-        findings += _check_host(profile, ssh, host, store)
+        if jump_ok:
+            findings += _check_host(profile, ssh, host, store)
+        else:
+            findings.append(_finding(f"{host.name}: {REACHABLE}", False, "not tried, without the jump host"))
     findings += _check_outside(profile)
     findings += _check_templates()
     return findings
 
 
 WHOLE_PATH = 'cd -- "$(dirname -- "$1")" && printf "%s/%s" "$(pwd -P)" "$(basename -- "$1")"'
+REACHABLE = "reachable, host key and key accepted"
 SCRIPT_MISSING = ("rollback.script", False)
+
+
+def _check_jump(ssh: Any) -> Finding:
+    jump = f"jump host {ssh.jump.address}: {REACHABLE}"
+    try:
+        ssh.reach_jump_host()
+    except IncidentResponseError as error:
+        return _finding(jump, False, str(error), error.page or SERVICE)
+    return _finding(jump, True, f"as {ssh.jump.user or ssh.user}")
 
 
 def _check_host(profile: Profile, ssh: Any, host: Host, store: Store) -> Iterator[Finding]:
@@ -110,7 +127,7 @@ def _check_host(profile: Profile, ssh: Any, host: Host, store: Store) -> Iterato
 
     try:
         with Look(profile, ssh, host) as look:
-            yield _finding(f"{host.name}: reachable, host key and key accepted", True, f"as {profile.ssh.user}")
+            yield _finding(f"{host.name}: {REACHABLE}", True, f"as {profile.ssh.user}")
             programs = {
                 "systemctl": profile.unit.systemctl[0],
                 "journalctl": profile.unit.journalctl[0],
@@ -146,9 +163,7 @@ def _check_host(profile: Profile, ssh: Any, host: Host, store: Store) -> Iterato
                 [(r.host, r.check, r.verdict) for r in sample.readings if r.check in required_checks(profile)],
             )
     except IncidentResponseError as error:
-        yield _finding(
-            f"{host.name}: reachable, host key and key accepted", False, str(error), error.page or SERVICE
-        )
+        yield _finding(f"{host.name}: {REACHABLE}", False, str(error), error.page or SERVICE)
 
 
 def _check_rights(profile: Profile, look: Any, host: Host) -> Iterator[Finding]:

@@ -37,20 +37,58 @@ class Host(Frozen):
     port: int = Field(22, ge=1, le=65535, description="SSH port.")
 
 
+class JumpHost(Frozen):
+    """The host through which all others are reached. Its own key is checked like theirs."""
+
+    address: str = Field(
+        pattern=r"^[A-Za-z0-9:][A-Za-z0-9.:%_-]*$", description="IP address or DNS name that SSH connects to."
+    )
+    port: int = Field(22, ge=1, le=65535, description="SSH port.")
+    user: str | None = Field(
+        None, pattern=r"^[a-z_][a-z0-9_.-]*$", description="Login user there; None: the same as on the hosts."
+    )
+
+
 class Ssh(Frozen):
     """How the hosts are reached. Unknown and changed host keys are always refused."""
 
     user: str = Field(pattern=r"^[a-z_][a-z0-9_.-]*$", description="Login user, never root where it can be.")
-    private_key: SecretName = Field(description="Name of the secret with the private key (PEM text).")
-    known_hosts: str = Field("", description="OpenSSH known_hosts lines of the hosts, as text.")
+    private_key: SecretName | None = Field(
+        None, description="Name of the secret with the private key (PEM text). Required, unless `agent` is set."
+    )
+    agent: bool = Field(
+        False,
+        description="Log in with the keys of the agent that SSH_AUTH_SOCK names, where `incident up` or the "
+        "worker was started, instead of `private_key`.",
+    )
+    jump: JumpHost | None = Field(None, description="Connect through this host. For SSH only, not for URLs.")
+    known_hosts: str = Field("", description="OpenSSH known_hosts lines of the hosts and the jump host, as text.")
     known_hosts_file: str | None = Field(
         None, description="Path of a known_hosts file, read once by `incident service add`."
     )
-    connect_timeout_s: float = Field(10, gt=0, le=60, description="Seconds for connect, key exchange, login.")
+    connect_timeout_s: float = Field(
+        10, gt=0, le=60, description="Seconds to connect and log in, jump host and all."
+    )
     command_timeout_s: float = Field(10, gt=0, le=120, description="Seconds for one reading command.")
     fence_directory: str = Field(
         ".incident", min_length=1, description="Where attempts leave their fence; below $HOME if relative."
     )
+
+    @model_validator(mode="after")
+    def _one_key(self) -> "Ssh":
+        if self.agent and self.private_key:
+            raise ValueError("give `private_key` or `agent: true`, not both")
+        if not self.agent and not self.private_key:
+            raise ValueError("`private_key` is missing: name the secret with the key, or say `agent: true`")
+        return self
+
+    def command(self, host: Host) -> tuple[str, ...]:
+        """The OpenSSH command by which a person gets to `host`."""
+        through: tuple[str, ...] = ()
+        if jump := self.jump:
+            address = f"[{jump.address}]" if ":" in jump.address else jump.address
+            through = ("-J", f"{jump.user or self.user}@{address}:{jump.port}")
+        return ("ssh", *through, "-p", str(host.port), f"{self.user}@{host.address}")
 
 
 class Unit(Frozen):
@@ -468,7 +506,7 @@ class Profile(Frozen):
 
     def secret_names(self) -> list[str]:
         """Every secret that the profile names, without repetition."""
-        names = [self.ssh.private_key]
+        names = [self.ssh.private_key] if self.ssh.private_key else []
         if self.pagerduty:
             names += [self.pagerduty.api_token, self.pagerduty.routing_key]
         if self.slack:
