@@ -8,6 +8,7 @@ read, which is harmless, and an `OutcomeUnknownError` for a change.
 
 import contextlib
 import logging
+import secrets
 import socket
 import threading
 import time
@@ -170,6 +171,40 @@ class SSHConnection:
             return self._run(shell.bounded_read(command, deadline_s), shown, deadline_s, cap_bytes)
         except OutcomeUnknownError as error:
             raise TransientError(str(error)) from error
+
+    def read_all(self, commands: Sequence[Sequence[str]], *, deadline_s: float = 10.0) -> list[CommandResult]:
+        """As `read` for each of `commands`, one after the other in one session: starting one costs the host most.
+
+        `deadline_s` (seconds) is for each. They share the block's output cap: what does not fit is read again,
+        by itself. `took_s` is that of all together. Raises as `read`.
+        """
+        shown = [shell.quote(command) for command in commands]
+        mark = secrets.token_hex(16)
+        try:
+            script = shell.bounded_reads(commands, deadline_s, mark)
+            answer = self._run(script, "; ".join(shown), deadline_s * len(commands) + 1)
+        except OutcomeUnknownError as error:
+            raise TransientError(str(error)) from error
+        seen = shell.parse_reads(answer.stdout, answer.stderr, mark)
+        if answer.truncated:
+            seen = seen[:-1]  # where it was cut, perhaps in the middle of a status
+        results = [
+            CommandResult(
+                command=command,
+                exit_status=None if status in shell.ENDED else status,
+                stdout=stdout,
+                stderr=stderr,
+                truncated=False,
+                timed_out=status in shell.ENDED,
+                took_s=answer.took_s,
+            )
+            for command, (status, stdout, stderr) in zip(shown, seen, strict=False)
+        ]
+        unseen = commands[len(results) :]
+        if not answer.timed_out:
+            return results + [self.read(command, deadline_s=deadline_s) for command in unseen]
+        lost = answer.model_copy(update={"stdout": "", "stderr": ""})
+        return results + [lost.model_copy(update={"command": shell.quote(command)}) for command in unseen]
 
     def _run(self, script: str, shown: str, deadline_s: float, cap_bytes: int | None = None) -> CommandResult:
         """Run shell text. TransientError: it was not sent. OutcomeUnknownError: it was, and then all was lost."""

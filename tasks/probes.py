@@ -4,6 +4,7 @@ Facts only: nothing here changes anything. What cannot be read becomes unknown e
 """
 
 import re
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,10 @@ from responder.domain.redaction import redact
 MAX_BODY = 256 * 1024
 REPORTED_AFTER = timedelta(minutes=5)
 MAX_METRICS = 4 * 1024 * 1024
+_JOURNALS = threading.BoundedSemaphore(16)
+"""However many hosts are looked at, so many journals of a megabyte are in memory at most."""
+_ONE_PARSES = threading.Lock()
+"""Parsing megabytes keeps the interpreter busy: side by side it is no faster, and the connections starve."""
 Scrape = tuple[float, Parsed[Samples]]
 """When (monotonic seconds) the metrics were read, and what they said."""
 
@@ -66,6 +71,11 @@ class Look:
         return self._connection.read(
             list(command), deadline_s=self.profile.ssh.command_timeout_s, cap_bytes=cap_bytes
         )
+
+    def read_all(self, *commands: Sequence[str]) -> list[CommandResult]:
+        """The same for several commands, in one session."""
+        assert self._connection is not None
+        return self._connection.read_all(commands, deadline_s=self.profile.ssh.command_timeout_s)
 
     def unit(self) -> int | None:
         """The unit's state; returns its main process' id."""
@@ -171,18 +181,27 @@ class Look:
         """The unit's journal, selected by `-n 50` or `--since`."""
         command = self.profile.unit.journalctl
         how = ("-u", self.profile.unit.name, *selection, "--no-pager", "-o", "short-unix")
-        observed.note_journal(self.notes, self.read(*command, *how))
+        with _JOURNALS:
+            read = self.read(*command, *how)
+            with _ONE_PARSES:
+                observed.note_journal(self.notes, read)
 
     def host_state(self, main_pid: int | None, since: datetime) -> None:
         """Status, processes, memory, disks, kernel, logins and the release: the document's diagnosis."""
         unit = self.profile.unit
-        observed.note_status(self.notes, self.read(*unit.systemctl, "status", unit.name, "--no-pager", "-n", "0"))
+        status, memory, disk, inodes, kernel = self.read_all(
+            (*unit.systemctl, "status", unit.name, "--no-pager", "-n", "0"),
+            ("free", "-b"),
+            ("df", "-P", "-B1"),
+            ("df", "-P", "-i"),
+            (*unit.journalctl, "-k", "--since", f"@{int(since.timestamp())}", "--no-pager", "-o", "short-unix"),
+        )
+        observed.note_status(self.notes, status)
         self.hands(main_pid, since)
-        observed.note_memory(self.notes, self.read("free", "-b"))
-        observed.note_disk(self.notes, self.read("df", "-P", "-B1"))
-        observed.note_inodes(self.notes, self.read("df", "-P", "-i"))
-        kernel = ("-k", "--since", f"@{int(since.timestamp())}", "--no-pager", "-o", "short-unix")
-        observed.note_kernel(self.notes, self.read(*unit.journalctl, *kernel))
+        observed.note_memory(self.notes, memory)
+        observed.note_disk(self.notes, disk)
+        observed.note_inodes(self.notes, inodes)
+        observed.note_kernel(self.notes, kernel)
         self.release()
         self.configuration()
         self.strategies(*self.profile.strategies)
@@ -211,10 +230,10 @@ class Look:
         """Who else is at work: processes of deployments, and interactive logins begun or used since the first
         alert (`since`) or shortly before: monitoring and people report only after what they saw.
         """
-        listed = self.read("ps", "-eo", PS_COLUMNS)
+        listed, date, logins = self.read_all(("ps", "-eo", PS_COLUMNS), ("date", "+%z"), ("who", "-u"))
         observed.note_processes(self.notes, listed, self.profile.unit, main_pid)
-        offset = parse_utc_offset(self.read("date", "+%z").stdout)
-        observed.note_logins(self.notes, self.read("who", "-u"), since - REPORTED_AFTER, now(), offset)
+        offset = parse_utc_offset(date.stdout)
+        observed.note_logins(self.notes, logins, since - REPORTED_AFTER, now(), offset)
 
     def capture(self, main_pid: int, folder: Path) -> None:
         """Save what a stuck process is doing before it is ended (needs no right beyond reading /proc)."""

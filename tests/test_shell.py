@@ -63,6 +63,19 @@ def directory(tmp_path: Path, attempt: str) -> Path:
     return tmp_path / ".incident" / attempt
 
 
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 123), st.text(max_size=40), st.text(max_size=40)), max_size=4),
+    st.text(max_size=30),
+)
+def test_several_reads_are_told_apart_whatever_they_say(reads, rest):
+    told = "".join(f"{out}\nMARK {status}\n" for status, out, _ in reads) + rest
+    complained = "".join(f"{err}\nMARK\n" for _, _, err in reads) + rest
+    assert shell.parse_reads(told, complained, "MARK") == reads
+    if reads:  # without the line feed after the last status that may be half of one
+        assert shell.parse_reads(told.removesuffix(rest)[:-1], complained, "MARK") == reads[:-1]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(arguments, max_size=5))
 def test_any_argument_list_arrives_unchanged(argv):

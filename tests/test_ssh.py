@@ -185,6 +185,56 @@ def test_an_unusable_command_is_refused_before_it_is_sent(serve, command):
     assert server.commands == []
 
 
+def test_several_reads_share_a_session_and_each_has_its_own_status_and_streams(serve):
+    server = serve()
+    with connect(server) as connection:
+        results = connection.read_all(
+            [
+                ["sh", "-c", "echo out; echo err >&2; exit 3"],
+                ["printf", "%s", "$HOME 'x'"],
+                ["no-such-program"],
+                ["true"],
+            ]
+        )
+    seen = [(result.exit_status, result.stdout, result.stderr) for result in results]
+    assert seen[:2] + seen[3:] == [(3, "out\n", "err\n"), (0, "$HOME 'x'", ""), (0, "", "")]
+    assert results[1].command == "printf %s '$HOME '\"'\"'x'\"'\"''"
+    assert (seen[2][0], "no-such-program" in seen[2][2]) == (127, True)
+    assert len(server.commands) == 1
+
+
+def test_one_of_several_reads_that_hangs_is_timed_out_and_the_next_is_read(serve):
+    with connect(serve()) as connection:
+        hangs, after = connection.read_all([["sh", "-c", "echo begun; sleep 30"], ["echo", "next"]], deadline_s=1)
+    assert (hangs.timed_out, hangs.exit_status) == (True, None)
+    assert (after.timed_out, after.exit_status, after.stdout) == (False, 0, "next\n")
+
+
+@pytest.mark.parametrize("stream", ["", ">&2"])
+def test_one_of_several_reads_that_fills_the_cap_does_not_cost_the_others(serve, stream):
+    with connect(serve(), output_cap_bytes=4096) as connection:
+        first, second, third = connection.read_all(
+            [["echo", "one"], ["sh", "-c", f"exec yes {stream}"], ["echo", "three"]]
+        )
+    assert (first.stdout, first.truncated) == ("one\n", False)
+    assert (second.truncated, second.exit_status) == (True, None)
+    assert (third.stdout, third.exit_status) == ("three\n", 0)
+
+
+def test_several_reads_of_a_host_that_never_answers_end_once(serve):
+    with connect(serve(stall_exec=True)) as connection:
+        results = connection.read_all([["true"], ["true"]], deadline_s=0.3)
+    assert [(result.timed_out, result.exit_status, result.command) for result in results] == [
+        (True, None, "true")
+    ] * 2
+    assert results[0].took_s < 3
+
+
+def test_a_connection_cut_during_several_reads_is_a_transient_error(serve):
+    with connect(serve(cut_after_exec=True)) as connection, pytest.raises(TransientError, match=r"gw-1.*lost"):
+        connection.read_all([["true"], ["true"]])
+
+
 # --- connecting -----------------------------------------------------------------------------------------
 
 

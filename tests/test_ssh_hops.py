@@ -420,13 +420,18 @@ def openssh(tmp_path: Path) -> Iterator[Callable[..., tuple[int, str]]]:
         servers.append(
             subprocess.Popen([sshd, "-D", "-e", "-f", str(folder / "config")], stderr=subprocess.DEVNULL)
         )
-        eventually(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        eventually(lambda: _listens(port))
         return port, f"[127.0.0.1]:{port} {key.get_name()} {key.get_base64()}\n"
 
     yield start
     for server in servers:
         server.terminate()
         server.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def openssh_credentials(jump: tuple[int, str], target: tuple[int, str], **fields: object) -> SSHCredentials:

@@ -22,6 +22,10 @@ from responder.domain.errors import OutcomeUnknownError
 ROOT = ".incident"
 """Where attempts are fenced, below the login user's home: unlike /tmp it survives a reboot."""
 
+ENDED = (124, 137)
+"""What `timeout` answers for a command that it has ended by SIGTERM or SIGKILL."""
+
+_ALIKE = ("env", "LC_ALL=C", "TZ=UTC0")
 _ATTEMPT_ID = re.compile(r"[a-z0-9-]{1,64}")
 _UNSENDABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -147,11 +151,41 @@ def bounded_read(command: Sequence[str] | str, deadline_s: float) -> str:
 
     Raises ValueError for an unusable command or a deadline that is not positive.
     """
+    program = ["sh", "-c", command] if isinstance(command, str) else command
+    return quote([*_ALIKE, *_ended(program, deadline_s)]) + " </dev/null"
+
+
+def bounded_reads(commands: Sequence[Sequence[str]], deadline_s: float, mark: str) -> str:
+    """Shell text that runs reads one after the other, each ended as by `bounded_read`; for `parse_reads`.
+
+    After each, `mark` (a word that no output holds) ends its part of both streams, on stdout with the status.
+
+    Raises ValueError as `bounded_read` does.
+    """
+    told = f"s=$?; printf '\\n{mark} %s\\n' $s; printf '\\n{mark}\\n' >&2"
+    steps = [f"{quote(_ended(command, deadline_s))}; {told}" for command in commands]
+    return quote([*_ALIKE, "sh", "-c", "\n".join(steps)]) + " </dev/null"
+
+
+def parse_reads(stdout: str, stderr: str, mark: str) -> list[tuple[int, str, str]]:
+    """Exit status, stdout and stderr of each read of `bounded_reads` that was seen to its end."""
+    said, complained = stdout.split(f"\n{mark} "), stderr.split(f"\n{mark}\n")
+    reads: list[tuple[int, str, str]] = []
+    output = said[0]
+    for part, errors in zip(said[1:], complained, strict=False):
+        status, line_feed, following = part.partition("\n")
+        if not line_feed or not status.isdecimal():
+            break
+        reads.append((int(status), output, errors))
+        output = following
+    return reads
+
+
+def _ended(program: Sequence[str], deadline_s: float) -> list[str]:
     if not deadline_s > 0:
         raise ValueError(f"a deadline is a positive number of seconds, not {deadline_s}")
-    text = command if isinstance(command, str) else quote(command)
-    ended = ["timeout", "-k", "1", str(math.ceil(deadline_s)), "sh", "-c", text]
-    return quote(["env", "LC_ALL=C", "TZ=UTC0", *ended]) + " </dev/null"
+    quote(program)
+    return ["timeout", "-k", "1", str(math.ceil(deadline_s)), *program]
 
 
 def fence_and_start(attempt_id: str, argv: Sequence[str], *, root: str = ROOT) -> str:
