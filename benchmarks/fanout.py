@@ -12,6 +12,7 @@ import http.server
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -142,6 +143,7 @@ def _farm(rig: Path, hosts: int):
     try:
         yield temporary / "sshd"
     finally:
+        shutil.rmtree(_programs(temporary / "sshd"), ignore_errors=True)
         if not running:
             subprocess.run([*farm, "stop"], env=environment, stdout=subprocess.DEVNULL, check=True)
 
@@ -338,7 +340,7 @@ def _looks(_: Path, hosts: int) -> dict[str, Any]:
             ]
         return sum(len(answer.stdout) + len(answer.stderr) for answer in answers)
 
-    with ThreadPoolExecutor(_width(hosts)) as pool:
+    with ThreadPoolExecutor(hosts) as pool:  # as the phase does
         SSHConnection.read, SSHConnection.read_all = noting_one, noting_all  # type: ignore[method-assign]
         began, since = time.monotonic(), now()
         list(pool.map(lambda host: look_at_host.fn(profile, ssh, host, "diagnosis", since), profile.hosts))
@@ -352,11 +354,6 @@ def _looks(_: Path, hosts: int) -> dict[str, Any]:
         "commands": sum(len(commands) for commands, _ in asked[profile.hosts[0].name]),
         "read_mib": read_bytes / 2**20 / hosts,
     }
-
-
-def _width(hosts: int) -> int:
-    """How many hosts the phase looks at together."""
-    return hosts
 
 
 def _phase(_: Path, hosts: int) -> dict[str, Any]:
