@@ -21,6 +21,8 @@ from tasks.probes import Look
 from tasks.retrying import transient_only
 
 JOURNAL_BEFORE = timedelta(minutes=15)
+NEWEST_LINES = "5000"
+"""Of a chatty service; its output is cut at the newest end, which is the one that matters."""
 Depth = Literal["triage", "diagnosis"]
 
 
@@ -48,7 +50,8 @@ def look_at_host(
                 look.journal("-n", "50")
                 look.hands(main_pid, since)
             else:
-                look.journal("--since", f"@{int((since - JOURNAL_BEFORE).timestamp())}")
+                begin = f"@{int((since - JOURNAL_BEFORE).timestamp())}"
+                look.journal("--since", begin, "-n", NEWEST_LINES)
                 look.host_state(main_pid, since)
 
         look.two_scrapes(between_scrapes, keep_in)
