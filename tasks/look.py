@@ -21,8 +21,8 @@ from tasks.probes import Look
 from tasks.retrying import transient_only
 
 JOURNAL_BEFORE = timedelta(minutes=15)
-NEWEST_LINES = "5000"
-"""Of a chatty service; its output is cut at the newest end, which is the one that matters."""
+NEWEST_LINES = "3000"
+"""Of a chatty service: longer output is cut at its newest end, which is the one that matters."""
 Depth = Literal["triage", "diagnosis"]
 
 

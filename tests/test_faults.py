@@ -219,6 +219,14 @@ def test_a_web_page_for_json_is_unknown_whatever_its_status(looks: Looks, path: 
     assert found.of("health.verdict")[0].unknown
 
 
+def test_of_a_chatty_journal_the_newest_lines_are_the_ones_that_are_read(looks: Looks) -> None:
+    chat = [f"order {number} accepted {'x' * 200}" for number in range(9_000)]
+    looks.lab.hosts[0].ask("say", lines=[*chat, "[ERROR] disk controller gone"])
+    found = Dossier(evidence=look_at_host.fn(looks.profile, looks.ssh, looks.profile.hosts[0], "diagnosis", now()))
+    patterns = [each["pattern"] for each in found.of("journal.patterns")[0].value]
+    assert any("disk controller gone" in pattern for pattern in patterns)
+
+
 def test_fresh_probes_call_only_the_healthy_host_healthy(looks: Looks) -> None:
     wanted = {
         "healthy": "healthy",
