@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from lab_runs import PATIENCE_S, broken_lab, start_incident, wait_for, wait_opened
+from prefect.logging import disable_run_logger
 from pydantic import SecretStr
 
 from blocks.service import save_service
@@ -33,7 +34,7 @@ from responder.store import Store, open_store
 from responder.store.entries import store_entries
 from responder.store.tables import AttemptRow, IncidentRow, MessageRow
 from tasks.hold import watch
-from tasks.look import look_at_host
+from tasks.look import look_at_fleet, look_at_host
 from tasks.opening import open_incident
 
 
@@ -217,6 +218,18 @@ def test_a_web_page_for_json_is_unknown_whatever_its_status(looks: Looks, path: 
     changed = looks.profile.model_copy(update={"endpoints": ends.model_copy(update={"health": elsewhere})})
     found = Dossier(evidence=look_at_host.fn(changed, looks.ssh, changed.hosts[0], "triage", now()))
     assert found.of("health.verdict")[0].unknown
+
+
+def test_in_a_fleet_what_is_out_of_reach_is_unknown_and_stops_no_other_host(looks: Looks) -> None:
+    wanted = {"healthy": "healthy", "refused": None, "crashed": "unhealthy", "unknown key": None}
+    names = {name: looks.profile.hosts[list(BROKEN).index(name)].name for name in wanted}
+    hosts = tuple(host for host in looks.profile.hosts if host.name in names.values())
+    fleet = looks.profile.model_copy(update={"hosts": hosts})
+    with disable_run_logger():
+        found = Dossier(evidence=tuple(look_at_fleet.fn(fleet, looks.ssh, "triage", now())))
+    assert {name: found.value(host, "health.verdict") for name, host in names.items()} == wanted
+    reasons = [each.unknown or "" for each in found.of("health.verdict")]
+    assert sum("host key is not known" in reason for reason in reasons) == 1, reasons
 
 
 def test_of_a_chatty_journal_the_newest_lines_are_the_ones_that_are_read(looks: Looks) -> None:
