@@ -189,6 +189,7 @@ class Look:
     def host_state(self, main_pid: int | None, since: datetime) -> None:
         """Status, processes, memory, disks, kernel, logins and the release: the document's diagnosis."""
         unit = self.profile.unit
+        self.hands(main_pid, since)
         status, memory, disk, inodes, kernel = self.read_all(
             (*unit.systemctl, "status", unit.name, "--no-pager", "-n", "0"),
             ("free", "-b"),
@@ -197,7 +198,6 @@ class Look:
             (*unit.journalctl, "-k", "--since", f"@{int(since.timestamp())}", "--no-pager", "-o", "short-unix"),
         )
         observed.note_status(self.notes, status)
-        self.hands(main_pid, since)
         observed.note_memory(self.notes, memory)
         observed.note_disk(self.notes, disk)
         observed.note_inodes(self.notes, inodes)
