@@ -190,17 +190,18 @@ def _program(path: Path, text: str) -> None:
 
 
 def _write_journal(path: Path, size_mib: int) -> None:
-    """A journal as `-o short-unix` prints it; one line in fifty is an error."""
-    began = time.time() - 600
-    lines = [
-        f"{began + number / 100:.6f} shop-1 shop[4711]: "
-        + (
-            f"ERROR order {number} failed: connection reset by peer"
-            if number % 50 == 0
-            else f"GET /orders/{number} 200"
-        )
-        for number in range(10_000)
-    ]
+    """A journal as `-o short-unix` prints it; one line in fifty is an error.
+
+    At 2 MiB it has as many lines as a diagnosis asks for at most (`NEWEST_LINES`), of a structured log's length.
+    """
+    from tasks.look import NEWEST_LINES
+
+    began, width = time.time() - 600, JOURNAL_MIB * 2**20 // int(NEWEST_LINES)
+    lines = []
+    for number in range(int(NEWEST_LINES)):
+        what = "ERROR order %d failed: connection reset by peer" if number % 50 == 0 else "GET /orders/%d 200"
+        head = f"{began + number / 100:.6f} shop-1 shop[4711]: {what % number} "
+        lines.append(head + "trace=" + "0123456789abcdef"[number % 16] * (width - len(head) - 7))
     block = ("\n".join(lines) + "\n").encode()
     with path.open("wb") as file:
         for _ in range(size_mib * 2**20 // len(block) + 1):
