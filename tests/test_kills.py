@@ -146,10 +146,17 @@ def _play(tell: Callable[[Story], None], folder: Path) -> End:
         store.close()
 
 
+def _told(store: Store, row: IncidentRow) -> Sequence[MessageRow] | None:
+    """All messages, once none waits: the keeper puts some in after an incident has ended."""
+    messages = store.messages(row.id)
+    return messages if all(message.state != "waiting" for message in messages) else None
+
+
 def _end(story: Story) -> End:
     store, lab = story.store, story.lab
     row = wait_ended(store, story.run_id)
     state = wait_until_final(story.run_id, PATIENCE_S)
+    messages = wait_for(lambda: _told(store, row), named="what the keeper adds after the end")
     [page] = lab.pagerduty.incidents
     return End(
         row=row,
@@ -157,7 +164,7 @@ def _end(story: Story) -> End:
         attempts=store.attempts(row.id),
         phases=store.phases(row.id),
         decisions=store.decisions(row.id),
-        messages=store.messages(row.id),
+        messages=messages,
         postmortem=store.record(row.id, "post-mortem") is not None,
         actions=lab.actions(),
         page=page.status,
