@@ -1,85 +1,117 @@
 """Asking a person before a step that is not taken without one."""
 
-import hashlib
-from typing import Any
+from datetime import timedelta
 
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import apause_flow_run
 
 from responder.domain import reports
-from responder.domain.incident import WAITING_TO_APPROVE, IncidentRef, Severity
+from responder.domain.approval import DEADLINE, Answer, Decision, Question, counts, in_words, still_needed
+from responder.domain.base import now
+from responder.domain.incident import WAITING_TO_APPROVE, Approvers, IncidentRef, Severity
 from responder.domain.notices import inline
 from responder.domain.plan import PlanStep, steps_of
 from responder.domain.shell import quote
+from responder.store.people import Asked
+from tasks.admission import question_about, questions_about
 from tasks.case import Case, open_case
 from tasks.closing import PAUSE_LIMIT_S
-from tasks.forms import ApprovalForm, Approving
-from tasks.results import keep_answer, read_plan, read_results
+from tasks.forms import ApprovalForm
+from tasks.results import read_plan, read_results
 from tasks.tell import ask_for_approval
+
+MOST_QUESTIONS = 3
 
 
 async def ask_to_act(ref: IncidentRef, step: PlanStep) -> None:
-    """Pause the run with a form until a person approves the step, declines it, or names another strategy.
+    """Pause the run with a form until people have approved the step, declined it, or named another strategy.
 
-    The answer is kept in the store: a run that was lost after it asks nobody twice. Nobody's silence is consent:
-    the keeper declines at the clock's `approval_s`.
+    The store decides, whichever door an answer comes in by: the form, the command line, or HTTP. A run that was
+    lost after the answer asks nobody twice. Nobody's silence is consent: the keeper declines at the clock's
+    `approval_s` after the question, and the incident is given to a person.
     """
     case = open_case(ref)
-    strategy = case.profile.strategies[step.strategy]
+    question = question_about(case, step, case.store.dossier(case.id))
+    assert question is not None  # only configured strategies are asked about
+    too_often = len({asked.question.digest for asked in questions_about(case, step)} - {question.digest})
+    case.store.ask(case.id, ref.epoch, question)
+    if too_often >= MOST_QUESTIONS:
+        why = "what would be done changes faster than people can answer"
+        case.store.answer(case.id, question.digest, Answer(decision=Decision.DECLINE, by=DEADLINE, why=why))
+    asked = _asked(case, question)
+    if asked.decided is None:
+        _call(case, question, asked)
+    while (answer := (asked := _asked(case, question)).decided) is None:
+        given = await _pause(case, question, asked)
+        if len(_asked(case, question).answers) == len(asked.answers):  # else it came in by another door meanwhile
+            case.store.answer(case.id, question.digest, given)
+    if answer.decision is Decision.ANOTHER:
+        what = _another(case, step, answer)
+        case.store.decide(case.id, who="responder", what=f"changes the plan after {step.id}", why=what)
+
+
+def _asked(case: Case, question: Question) -> Asked:
+    return next(a for a in case.store.questions(case.id) if a.question.digest == question.digest)
+
+
+def _call(case: Case, question: Question, asked: Asked) -> None:
+    """Tell people that they are waited for, and until when."""
     severity = Severity(case.row.severity or Severity.P1)
-    shown = f"{step.strategy} on {step.target}? {step.why}"
-    case.store.keep_record(case.id, ref.epoch, "asking", {"step": step.id})
-    case.step(WAITING_TO_APPROVE, deadline_s=case.profile.clock.approval_s)
-    case.store.update_incident(case.id, ref.epoch, reason=f"{WAITING_TO_APPROVE}: {shown}")
-    case.store.decide(
-        case.id, who="responder", what=f"asks a person: {step.strategy} on {step.target}", why=step.why
+    waited = now() - asked.asked_at
+    left = timedelta(seconds=case.profile.clock.approval_s) - waited
+    case.step(WAITING_TO_APPROVE, deadline_s=max(left.total_seconds(), 0.0))
+    case.store.update_incident(case.id, case.ref.epoch, reason=f"{WAITING_TO_APPROVE}: {question.shown}")
+    what = f"asks a person: {question.strategy} on {question.target}"
+    case.store.decide(case.id, who="responder", what=what, why=question.why)
+    ask_for_approval(
+        case, in_words(question, severity, asked.answers), key=f"{question.step_id}-{question.digest}"
     )
-    ask_for_approval(case, shown, key=step.id)
+
+
+async def _pause(case: Case, question: Question, asked: Asked) -> Answer:
+    """What the form of the paused run was answered."""
+    severity = Severity(case.row.severity or Severity.P1)
     plan = reports.plan(read_plan(case.store, case.id), read_results(case.store, case.id))
+    others = ", ".join(name for name in case.profile.strategies if name != question.strategy)
+    radius = "\n".join(f"- {inline(line)}" for line in question.radius)
     form = ApprovalForm.with_initial_data(
-        description=f"**{severity.value} {case.row.service}: {inline(shown)}**\n\n"
-        f"Command: `{inline(quote(strategy.command))}` on {inline(step.runs_on)}\n\n"
-        f"Instead: {', '.join(name for name in case.profile.strategies if name != step.strategy)}\n\n{plan}"
+        description=f"**{severity.value} {case.row.service}: {inline(question.shown)}**\n\n"
+        f"Command: `{inline(quote(question.command))}` on {inline(question.host)}\n\n{radius}\n\n"
+        f"{inline(still_needed(question, asked.answers)).capitalize()}. Instead: {others or 'nothing'}.\n\n{plan}"
     )
-    given: dict[str, Any]
+    # A used key answers with what was answered to it before: each answer that decides nothing makes another one.
+    key = f"approve-{question.digest}-{len(asked.answers)}"
     try:
-        answer = await apause_flow_run(
-            wait_for_input=form, timeout=PAUSE_LIMIT_S, poll_interval=1, key=_key(case, step)
-        )
-        given = {
-            "decision": answer.decision.value,
-            "by": answer.by,
-            "why": answer.why or "no reason given",
-            "strategy": answer.strategy.strip().lower(),
-        }
+        said = await apause_flow_run(wait_for_input=form, timeout=PAUSE_LIMIT_S, poll_interval=1, key=key)
     except FlowPauseTimeout:
-        given = {"decision": "decline", "by": "nobody", "why": "no answer within a week", "strategy": ""}
-    if given["decision"] == Approving.ANOTHER.value:
-        given["why"] = _another(case, step, given)
-    keep_answer(case, step.id, given)
-    case.store.decide(case.id, who=given["by"], what=f"answered: {given['decision']}, {step.id}", why=given["why"])
+        return Answer(decision=Decision.DECLINE, by=DEADLINE, why="no answer within a week")
+    return Answer(
+        decision=said.decision,
+        by=said.by[:100],
+        why=(said.why or "no reason given")[:1_000],
+        strategy=said.strategy.strip().lower()[:50],
+    )
 
 
-def _another(case: Case, step: PlanStep, given: dict[str, Any]) -> str:
-    """Put the strategy that the person named into the plan, approved by them; returns what came of it."""
-    name = given["strategy"]
-    chosen = case.profile.strategies.get(name)
-    if chosen is None or name == step.strategy:
-        return f"{given['why']}; {name or 'nothing'} is no other strategy of the profile"
+def _another(case: Case, step: PlanStep, answer: Answer) -> str:
+    """Put the strategy that the person named into the plan, approved by them where their word carries it.
+
+    Returns what came of it.
+    """
+    chosen = case.profile.strategies.get(answer.strategy)
+    if chosen is None or answer.strategy == step.strategy:
+        return f"{answer.why}; {answer.strategy or 'nothing'} is no other strategy of the profile"
     hosts = [host.name for host in case.profile.hosts]
-    why = f"{given['by']} chose it instead of {step.strategy}"
-    others = steps_of(name, chosen, sorted(step.cures), hosts, why)
+    why = f"{answer.by} chose it instead of {step.strategy}"
+    others = steps_of(answer.strategy, chosen, sorted(step.cures), hosts, why)
     done = {result.step_id for result in read_results(case.store, case.id)}
     others = [each for each in others if each.id not in done]
-    for each in others:
-        answer = {"decision": Approving.APPROVE.value, "by": given["by"], "why": given["why"], "strategy": name}
-        keep_answer(case, each.id, answer)
     plan = read_plan(case.store, case.id).instead(step, others)
     case.store.keep_record(case.id, case.ref.epoch, "plan", plan.model_dump(mode="json"))
-    return f"{given['why']}; {name} instead" if others else f"{given['why']}; {name} was tried already"
-
-
-def _key(case: Case, step: PlanStep) -> str:
-    """The pause's key: the same question is asked once, and another profile makes it another question."""
-    asked = (step.hypothesis, step.id, case.profile.model_dump_json())
-    return f"approve-{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}"
+    for each in others:
+        question = question_about(case, each, case.store.dossier(case.id))
+        if question and counts(answer, question.approvers) and question.approvers is not Approvers.TWO:
+            case.store.ask(case.id, case.ref.epoch, question)
+            yes = answer.model_copy(update={"decision": Decision.APPROVE, "strategy": ""})
+            case.store.answer(case.id, question.digest, yes)
+    return f"{answer.why}; {answer.strategy} instead" if others else f"{answer.why}; {answer.strategy} was tried"

@@ -34,7 +34,8 @@ from responder.domain.verification import (
     stayed,
     take_sample,
 )
-from tasks.attempt import ill_metrics, save_orders, snapshot_before, target_of
+from tasks.admission import ill_metrics, save_orders, snapshot_before, target_of
+from tasks.attempt import settle
 from tasks.case import Case
 from tasks.probes import Look
 
@@ -85,7 +86,9 @@ def verify_step(case: Case, step: PlanStep) -> VerifyOutcome:
         case.store.update_incident(case.id, case.ref.epoch, mitigated_at=now())
     if before and step.undoes is None:
         _compare_orders(case, step, seen.looks)
-    return VerifyOutcome(holds=seen.held, verdict=seen.last.verdict(late), reason=seen.holding.reason)
+    checked = VerifyOutcome(holds=seen.held, verdict=seen.last.verdict(late), reason=seen.holding.reason)
+    settle(case, step, checked, seen.dossier)
+    return checked
 
 
 def _compare_orders(case: Case, step: PlanStep, looks: Looks) -> None:

@@ -1,8 +1,6 @@
 """The plan's steps and what became of them, as the store keeps them."""
 
-from collections.abc import Mapping
-from typing import Any
-
+from responder.domain.approval import DEADLINE, Answer, Decision
 from responder.domain.base import now
 from responder.domain.errors import PermanentError
 from responder.domain.guardrails import hands_on
@@ -20,9 +18,8 @@ from responder.domain.plan import NextStep, Plan, PlanStep, StepResult, next_ste
 from responder.domain.strategies import WAIT
 from responder.domain.verification import take_sample
 from responder.store import Store
+from tasks.admission import is_approved
 from tasks.case import Case, ranking
-
-ANSWER = "approval:"
 
 
 def read_plan(store: Store, incident_id: str) -> Plan:
@@ -41,19 +38,23 @@ def step_of(case: Case, step_id: str) -> PlanStep:
 def read_results(store: Store, incident_id: str) -> tuple[StepResult, ...]:
     """What became of the plan's steps so far, from the outcomes of their phases."""
     attempts, checks = _outcomes(store, incident_id)
-    answers = read_answers(store, incident_id)
+    answers = _answers(store, incident_id)
     results = []
     steps = read_plan(store, incident_id).steps
     for step in (each for planned in steps for each in (planned, planned.undo())):
         answer = answers.get(step.id)
-        if answer and answer["decision"] != "approve":
-            why = f"{step.title} on {step.target}: {answer['by']} declined it: {answer['why']}"
-            results.append(StepResult(step_id=step.id, state="refused", reason=why))
-            continue
         tried, check = attempts.get(step.id), checks.get(step.id)
+        if answer and answer.decision is not Decision.APPROVE:
+            what = f"{step.title} on {step.target}"
+            if answer.by == DEADLINE:
+                results.append(StepResult(step_id=step.id, state="unanswered", reason=f"{what}: {answer.why}"))
+            else:
+                why = f"{what}: {answer.by} declined it: {answer.why or 'no reason given'}"
+                results.append(StepResult(step_id=step.id, state="refused", reason=why))
+            continue
         if step.strategy == WAIT and check:
             tried = AttemptOutcome(attempt_id=None, state="skipped", reason=check.reason)
-        if tried and (check or not needs_checking(tried)):
+        if tried and tried.state != "ask_again" and (check or not needs_checking(tried)):
             results.append(step_result(step.id, tried, check))
     return tuple(results)
 
@@ -79,7 +80,7 @@ def needs_checking(attempt: AttemptOutcome) -> bool:
 def what_next(case: Case, confirmation: ResolveOutcome | None) -> NextStep:
     """What comes next, decided by the domain from what the store has."""
     hosts = [host.name for host in case.profile.hosts]
-    plan, answers = read_plan(case.store, case.id), read_answers(case.store, case.id)
+    plan = read_plan(case.store, case.id)
     dossier = case.store.dossier(case.id)
     latest = take_sample(dossier, case.profile, now(), hosts)
     verdict = latest.verdict(excused_checks(case))
@@ -92,23 +93,17 @@ def what_next(case: Case, confirmation: ResolveOutcome | None) -> NextStep:
         hands=tuple(sign for host in ill for sign in hands_on(host, dossier)[0]),
         seen=latest.describe(verdict),
         at_once={name: strategy.at_once for name, strategy in case.profile.strategies.items()},
-        unasked=frozenset(s.id for s in plan.steps if s.id not in answers and not _runs_alone(case, s)),
+        unasked=frozenset(
+            s.id for s in plan.steps if not _runs_alone(case, s) and not is_approved(case, s, dossier)
+        ),
     )
 
 
-def read_answers(store: Store, incident_id: str) -> dict[str, dict[str, Any]]:
-    """What people answered about steps of the plan, by the step's id."""
-    return store.records(incident_id, ANSWER)
-
-
-def keep_answer(case: Case, step_id: str, answer: Mapping[str, Any]) -> None:
-    """Keep a person's answer about a step: they are asked once."""
-    case.store.keep_record(case.id, case.ref.epoch, f"{ANSWER}{step_id}", dict(answer))
-
-
-def approved(case: Case, step: PlanStep) -> bool:
-    """Whether a person has approved the step."""
-    return read_answers(case.store, case.id).get(step.id, {}).get("decision") == "approve"
+def _answers(store: Store, incident_id: str) -> dict[str, Answer]:
+    """What people decided since the incident was last given back, by the step's id; the latest word counts."""
+    rounds = store.incident(incident_id).rounds
+    asked = [each for each in store.questions(incident_id) if each.question.round == rounds]
+    return {each.question.step_id: answer for each in asked if (answer := each.decided)}
 
 
 def _runs_alone(case: Case, step: PlanStep) -> bool:

@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import OperationalError
 
+from responder.domain.attempt import AttemptState
 from responder.domain.base import now
 from responder.domain.errors import PermanentError, StaleEpochError
 from responder.domain.incident import Ending, Kind, Mode, Outcome, Severity
 from responder.store import Store
-from responder.store import store as store_module
+from responder.store import database as database_module
 from responder.store.tables import IncidentRow, Table
 from tests.factories import alert, profile, seen
 
@@ -114,6 +115,7 @@ def intend(store: Store, incident_id: str, epoch: int, step_id: str = "restart-g
         step_id=step_id,
         strategy="restart",
         target=target,
+        machine=f"{target}:22",
         command=["systemctl", "restart", "shop"],
         snapshot={"pid": 7},
     )
@@ -319,7 +321,7 @@ FENCED_WRITES: dict[str, Callable[[Store, str, int], Any]] = {
     "add_evidence": lambda store, i, e: store.add_evidence(i, e, "diagnose", [seen("gw-1", "k", 2)]),
     "keep_record": lambda store, i, e: store.keep_record(i, e, "plan", {"steps": ["changed"]}),
     "intend": lambda store, i, e: intend(store, i, e, "restart-gw-2", "gw-2"),
-    "update_attempt": lambda store, i, e: store.update_attempt(i, e, store.attempts(i)[0].id, state="acted"),
+    "move_attempt": lambda store, i, e: store.move_attempt(i, e, store.attempts(i)[0].id, AttemptState.ACTED),
     "renew_run": lambda store, i, e: store.renew_run(i, e, lease_s=9_999),
     "begin_step": lambda store, i, e: store.begin_step(i, e, "changed", deadline_s=9_999),
 }
@@ -347,7 +349,7 @@ def test_an_older_run_writes_nothing_more(store: Store, write: str) -> None:
     assert everything_in(store) == before
 
 
-@pytest.mark.parametrize("write", sorted(set(FENCED_WRITES) - {"update_attempt"}))
+@pytest.mark.parametrize("write", sorted(set(FENCED_WRITES) - {"move_attempt"}))
 def test_a_write_to_no_incident_says_so(store: Store, write: str) -> None:
     with pytest.raises(PermanentError, match="no incident"):
         FENCED_WRITES[write](store, "nonesuch", 0)
@@ -473,8 +475,8 @@ def test_an_attempt_is_updated_only_within_its_incident(store: Store) -> None:
     attempt = intend(store, incident_id, epoch)
     other, other_epoch = begun(store, "run-2", kind=Kind.RISK)
     for wrong in (
-        lambda: store.update_attempt(other, other_epoch, attempt.id, state="acted"),
-        lambda: store.update_attempt(incident_id, epoch, "nonesuch", state="acted"),
+        lambda: store.move_attempt(other, other_epoch, attempt.id, AttemptState.ACTED),
+        lambda: store.move_attempt(incident_id, epoch, "nonesuch", AttemptState.ACTED),
     ):
         with pytest.raises(PermanentError, match="no attempt"):
             wrong()
@@ -482,18 +484,24 @@ def test_an_attempt_is_updated_only_within_its_incident(store: Store) -> None:
 
 
 def test_budgets_count_all_that_may_have_happened_over_all_incidents_of_the_service(store: Store) -> None:
-    states = ["intended", "acted", "held", "failed", "unknown", "barred", "not_acted"]
-    for number, state in enumerate(states):
+    ways = {state: (state,) for state in ("intended", "acted", "ended", "unknown", "barred", "not_acted")}
+    ways |= {
+        "committed": ("ended", "committed"),
+        "failed": ("ended", "failed"),
+        "undone": ("ended", "failed", "undone"),
+    }
+    for number, way in enumerate(ways.values()):
         incident_id, epoch = begun(store, f"run-{number}")
         attempt = intend(store, incident_id, epoch)
-        store.update_attempt(incident_id, epoch, attempt.id, state=state)
+        for state in way:
+            store.move_attempt(incident_id, epoch, attempt.id, AttemptState(state))
         store.close_incident(incident_id, who="ada", why="next")
     elsewhere, epoch = begun(store, "bank", profile=profile(name="bank"))
     intend(store, elsewhere, epoch)
     past = store.past_attempts("shop")
-    assert len(past) == 5
+    assert len(past) == 7
     assert {(item.strategy, item.target) for item in past} == {("restart", "gw-1")}
-    assert len({item.incident_id for item in past}) == 5
+    assert len({item.incident_id for item in past}) == 7
     assert all(item.at.tzinfo is UTC for item in past)
 
 
@@ -703,7 +711,9 @@ def test_hostile_text_is_kept_everywhere_and_breaks_nothing(store: Store, nasty:
     store.add_evidence(incident_id, epoch, "diagnose", [seen("gw-1", "journal.lines", [nasty, {nasty: nasty}])])
     store.keep_record(incident_id, epoch, "plan", {nasty: [nasty]})
     attempt = intend(store, incident_id, epoch)
-    store.update_attempt(incident_id, epoch, attempt.id, output=nasty, reason=nasty, snapshot={"cmd": nasty})
+    store.move_attempt(
+        incident_id, epoch, attempt.id, AttemptState.ENDED, output=nasty, reason=nasty, snapshot={"cmd": nasty}
+    )
     store.decide(incident_id, who=nasty, what=nasty, why=nasty)
     store.enqueue(incident_id, channel="slack", kind="note", body={"text": nasty}, key=nasty)
     store.enqueue(incident_id, channel="slack", kind="note", body={"text": nasty}, key=nasty)
@@ -764,5 +774,5 @@ def test_a_writer_waits_for_another_and_does_not_fail(store: Store) -> None:
 
 
 def test_the_newest_migration_is_the_one_that_counts_as_up_to_date() -> None:
-    scripts = ScriptDirectory(str(Path(store_module.__file__).parent / "migrations"))
-    assert scripts.get_current_head() == store_module.SCHEMA
+    scripts = ScriptDirectory(str(Path(database_module.__file__).parent / "migrations"))
+    assert scripts.get_current_head() == database_module.SCHEMA

@@ -46,6 +46,20 @@ def me() -> str:
     return os.environ.get("INCIDENT_USER") or getpass.getuser()
 
 
+def who(store: Store) -> tuple[str, bool]:
+    """Who is at the keyboard, and whether a personal token in INCIDENT_TOKEN proves it.
+
+    Raises `PermanentError` for a token that is unknown or revoked.
+    """
+    token = os.environ.get("INCIDENT_TOKEN")
+    if not token:
+        return me(), False
+    person = store.person_of(token)
+    if person is None:
+        raise PermanentError("the token in INCIDENT_TOKEN is unknown or revoked; `incident token add` makes one")
+    return person, True
+
+
 def _api_url() -> str | None:
     """Where a server is to be found: `PREFECT_API_URL`, else that of `incident up` in the data folder."""
     if given := os.environ.get("PREFECT_API_URL"):
@@ -212,13 +226,18 @@ def approve(
     why: Annotated[str, typer.Option(help="What speaks for it, for the record.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Approve, decline or replace the step that an incident's run asks about."""
+    """Approve, decline or replace the step that an incident's run asks about.
+
+    Where a named person is needed, your personal token is taken from INCIDENT_TOKEN.
+    """
     with _installation(), _store() as store:
         from responder.cli.records import decide_by_hand, incident_document
+        from responder.domain.approval import Answer, Decision
 
-        decision = "another strategy" if strategy else "decline" if decline else "approve"
-        row = store.incident(incident)
-        decide_by_hand(store, row, decision=decision, by=me(), why=why, strategy=strategy)
+        decision = Decision.ANOTHER if strategy else Decision.DECLINE if decline else Decision.APPROVE
+        row, (by, proven) = store.incident(incident), who(store)
+        answer = Answer(decision=decision, by=by, why=why[:1_000], strategy=strategy, proven=proven)
+        decide_by_hand(store, row, answer)
         document = incident_document(store, row.id)
     print_json(document) if as_json else print_incident(document)
 

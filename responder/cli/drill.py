@@ -15,6 +15,7 @@ from jinja2 import Environment, StrictUndefined
 
 from responder.cli.live import Live
 from responder.cli.output import people
+from responder.domain.approval import Answer, Decision
 from responder.domain.plan import UNDO
 from responder.domain.profile import Profile, read_profile
 from responder.installation import Installation
@@ -82,14 +83,15 @@ def answering(scenario: Scenario, store: Store, run_id: str) -> Iterator[None]:
 
 
 def _answer(crowd: Sequence[Person], store: Store, run_id: str, over: threading.Event) -> None:
-    from responder.cli.records import answer_approval, asked_about
+    from responder.cli.records import asked_about
 
     while not over.wait(ANSWER_S):
         row = store.incident_of_run(run_id)
-        step = asked_about(store, row) if row else None
-        asked = next((p for p in crowd if step and p.strategy in (None, step.strategy)), None)
-        if row and asked and asked.decision != "silent":
-            answer_approval(row, decision=asked.decision, by=asked.by, why="the scenario says so")
+        asked = asked_about(store, row) if row else None
+        person = next((p for p in crowd if asked and p.strategy in (None, asked.question.strategy)), None)
+        if row and asked and person and person.decision != "silent":
+            said = Answer(decision=Decision(person.decision), by=person.by, why="the scenario says so")
+            store.answer(row.id, asked.question.digest, said)
 
 
 def run_drill(scenario: Scenario, installation: Installation, *, seed: int | None) -> dict[str, Any]:

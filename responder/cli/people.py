@@ -154,7 +154,7 @@ def _briefing(
         in_progress=(*steps, *tried),
         questions=(
             *questions,
-            *([f"{asked.strategy} on {asked.target} waits for approval"] if asked else []),
+            *([f"{asked.question.strategy} on {asked.question.target} waits for approval"] if asked else []),
             *(f"not refuted, not established: {cause}" for cause in unclear[:OPEN_HYPOTHESES]),
         ),
         stakeholders=(

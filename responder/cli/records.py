@@ -8,12 +8,14 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 
 from blocks.run_history import run_url
+from responder.cli.output import people
 from responder.cli.runs import POLL_S, wait_until_final, wait_until_told
+from responder.domain.approval import Answer, still_needed
 from responder.domain.errors import PermanentError, TransientError
 from responder.domain.incident import WAITING_TO_APPROVE, IncidentRef, Mode
-from responder.domain.plan import Plan, PlanStep
 from responder.domain.profile import Profile
 from responder.store import Store
+from responder.store.people import Asked
 from responder.store.tables import IncidentRow
 from tasks.case import Case
 from tasks.publish import publish_state
@@ -106,40 +108,23 @@ def close_by_hand(store: Store, incident_id: str, *, who: str, why: str) -> dict
     return incident_document(store, row.id)
 
 
-def asked_about(store: Store, row: IncidentRow) -> PlanStep | None:
-    """The step that the incident's run waits for a person to approve, if it waits for one."""
+def asked_about(store: Store, row: IncidentRow) -> Asked | None:
+    """The question that the incident's run waits for people to answer, if it waits for one."""
     waiting = any(lease.step == WAITING_TO_APPROVE for lease, held in store.leases() if held.id == row.id)
-    plan = Plan.model_validate(store.record(row.id, "plan") or {})
-    asked = store.record(row.id, "asking") or {}
-    return plan.step(asked["step"]) if waiting and "step" in asked else None
+    asked = store.questions(row.id) if waiting else ()
+    return asked[-1] if asked and asked[-1].decided is None else None
 
 
-def answer_approval(row: IncidentRow, *, decision: str, by: str, why: str, strategy: str = "") -> bool:
-    """Answer the form of a run that waits for approval; False while it does not (yet, or any more).
-
-    Raises `PermanentError` when the answer is refused.
-    """
-    given = {"decision": decision, "by": by, "why": why, "strategy": strategy}
-    with get_client(sync_client=True) as client:
-        state = client.read_flow_run(UUID(row.run_id)).state
-        if state is None or state.type is not StateType.PAUSED:
-            return False
-        answer = client.resume_flow_run(UUID(row.run_id), run_input=given)
-    if answer.status.value == "REJECT":
-        raise PermanentError(f"the run did not take the answer: {answer.details}")
-    return answer.status.value == "ACCEPT"
-
-
-def decide_by_hand(
-    store: Store, row: IncidentRow, *, decision: str, by: str, why: str, strategy: str = ""
-) -> None:
-    """Answer as `by` what the run asks about. Raises `PermanentError` when it asks nobody."""
-    if asked_about(store, row) is None:
+def decide_by_hand(store: Store, row: IncidentRow, answer: Answer) -> None:
+    """Answer what the run asks. Raises `PermanentError` when it asks nobody (any more)."""
+    asked = asked_about(store, row)
+    if asked is None:
         raise PermanentError(
             f"incident {row.id} waits for nobody's approval; `incident show {row.id}` says what it does"
         )
-    if not answer_approval(row, decision=decision, by=by, why=why, strategy=strategy):
-        raise PermanentError(f"incident {row.id} was answered meanwhile; see `incident show {row.id}`")
+    asked = store.answer(row.id, asked.question.digest, answer)
+    if asked.decided is None:
+        people.print(f"recorded; {still_needed(asked.question, asked.answers)}")
 
 
 def _wait_until_ended(store: Store, incident_id: str) -> None:

@@ -50,3 +50,7 @@ class ProfileError(PermanentError):
 
 class StaleEpochError(IncidentResponseError):
     """Another run has taken this incident up: this one must end without touching anything."""
+
+
+class BusyError(PermanentError):
+    """Another incident's attempt is under way on the same machine: this one was not begun."""

@@ -8,9 +8,11 @@ from datetime import timedelta
 from responder.domain.base import Frozen, UtcDatetime
 from responder.domain.evidence import Dossier
 from responder.domain.incident import Kind, Mode, Severity
-from responder.domain.profile import Window
+from responder.domain.profile import OverallBudget, Window
 from responder.domain.strategies import Strategy
 
+CLOCK_TRUSTED_AFTER = timedelta(hours=1)
+CLOCK_TOLERANCE = timedelta(minutes=1)
 HANDS_RULE = "somebody else's hands"
 _HANDS = {"deployments.running": "a deployment is running", "logins.active": "somebody is logged in"}
 
@@ -40,7 +42,10 @@ class Situation(Frozen):
     hands: tuple[str, ...] = ()
     """Signs that somebody has begun to work on it: sentences."""
     hands_unknown: str | None = None
+    clock_jump: tuple[UtcDatetime, int] | None = None
+    """When this machine's clock was last seen to be set, and by how many seconds."""
     past: tuple[PastAttempt, ...] = ()
+    overall: OverallBudget | None = None
     approved: bool = False
     """A person has approved this very step."""
     undoes: bool = False
@@ -126,7 +131,24 @@ def refusal(name: str, strategy: Strategy | None, target: str, now: Situation) -
             reason=f"{name} is not allowed without a person at {now.severity.value}",
             remedy="Approve it, act by hand, or allow the severity in the profile.",
         )
-    return _over_budget(name, strategy, target, now)
+    return _clock_problem(now) or _over_budget(name, strategy, target, now)
+
+
+def _clock_problem(now: Situation) -> Refusal | None:
+    """Windows and budgets hang on the clock: after it was set, what they say is not known."""
+    ahead = max((attempt.at for attempt in now.past), default=now.now) - now.now
+    reason = ""
+    if now.clock_jump and now.now - now.clock_jump[0] < CLOCK_TRUSTED_AFTER:
+        reason = f"this machine's clock was set by {now.clock_jump[1]:+d} s at {now.clock_jump[0]:%H:%M} UTC"
+    elif ahead > CLOCK_TOLERANCE:
+        reason = f"the last attempt is dated {ahead.total_seconds():.0f} s in the future: the clock was set back"
+    if not reason or now.approved:
+        return None
+    return Refusal(
+        rule="clock",
+        reason=f"{reason}, so that budgets and windows cannot be told",
+        remedy="Look at the clock (`timedatectl`), then act by hand.",
+    )
 
 
 def _over_budget(name: str, strategy: Strategy, target: str, now: Situation) -> Refusal | None:
@@ -140,6 +162,15 @@ def _over_budget(name: str, strategy: Strategy, target: str, now: Situation) -> 
             reason=f"{name} was tried {len(recent)} time(s) on {target} in the last {minutes} minutes",
             remedy="It did not hold: look for the cause before trying it again by hand.",
         )
+    if now.overall:
+        since = now.now - timedelta(minutes=now.overall.within_minutes)
+        recent = [attempt for attempt in now.past if attempt.at > since]
+        if len(recent) >= now.overall.attempts:
+            return Refusal(
+                rule="budget over all",
+                reason=f"{len(recent)} changes in the last {now.overall.within_minutes:g} minutes",
+                remedy="Something is wrong that these changes do not cure: look for it before the next one.",
+            )
     mine = [attempt for attempt in same if attempt.incident_id == now.incident_id]
     if len(mine) >= strategy.budget.per_incident:
         return Refusal(

@@ -66,6 +66,19 @@ def lowest_mode(*modes: Mode | None) -> Mode:
     return min((mode for mode in modes if mode), key=_MODE_ORDER.__getitem__, default=Mode.DRY_RUN)
 
 
+class Approvers(StrEnum):
+    """Who may approve a strategy that is not allowed by itself. The order is strictness."""
+
+    ANYONE = "anyone"
+    NAMED = "named"
+    TWO = "two"
+
+    @property
+    def persons(self) -> int:
+        """How many different persons must say yes."""
+        return 2 if self is Approvers.TWO else 1
+
+
 class Outcome(StrEnum):
     """How an incident's run ended. One vocabulary for states, records, scores and messages."""
 
@@ -190,11 +203,12 @@ class AttemptOutcome(Frozen):
     """What phase 3's one attempt came to, before it is verified.
 
     `acted`: it ran to its end; `skipped`: nothing was left to do; `unknown`: it may or may not have run;
-    `failed`: it certainly did not run; `rehearsed`: a dry run would have done it.
+    `failed`: it certainly did not run; `rehearsed`: a dry run would have done it; `ask_again`: what a person has
+    approved is not what would be done now.
     """
 
     attempt_id: str | None
-    state: Literal["acted", "skipped", "refused", "taken_over", "unknown", "failed", "rehearsed"]
+    state: Literal["acted", "skipped", "refused", "taken_over", "unknown", "failed", "rehearsed", "ask_again"]
     reason: str
 
 

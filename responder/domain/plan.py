@@ -55,11 +55,12 @@ class PlanStep(Frozen):
 class StepResult(Frozen):
     """What became of a step.
 
-    `held` is verified; `unknown` means that a person must look; `rehearsed` is a dry run's.
+    `held` is verified; `unknown` means that a person must look; `rehearsed` is a dry run's; `unanswered`: people
+    were asked, and nobody answered in time.
     """
 
     step_id: str
-    state: Literal["held", "failed", "refused", "unknown", "taken_over", "rehearsed"]
+    state: Literal["held", "failed", "refused", "unknown", "taken_over", "rehearsed", "unanswered"]
     reason: str
     acted: bool = Field(False, description="Whether something was changed.")
 
@@ -201,7 +202,7 @@ def next_step(
     After an outcome that nobody can know, nothing more is tried.
     """
     done = {result.step_id: result for result in results}
-    blocked = next((r for r in results if r.state in ("unknown", "taken_over")), None)
+    blocked = next((r for r in results if r.state in ("unknown", "taken_over", "unanswered")), None)
     if blocked:
         return NextStep(do="stand_back" if blocked.state == "taken_over" else "hand_over", reason=blocked.reason)
     if confirmation and confirmation.state == "not_restored":

@@ -248,10 +248,25 @@ class Window(Frozen):
         )
 
 
+class OverallBudget(Frozen):
+    """How often a service may be changed at all, over all strategies, targets and incidents."""
+
+    attempts: int = Field(10, ge=0, description="Attempts within the period.")
+    within_minutes: float = Field(60, gt=0, le=525_600, description="The period, minutes.")
+
+    def tightened(self, other: "OverallBudget") -> "OverallBudget":
+        """The stricter of the two in each respect."""
+        return OverallBudget(
+            attempts=min(self.attempts, other.attempts),
+            within_minutes=max(self.within_minutes, other.within_minutes),
+        )
+
+
 class Guardrails(Frozen):
     """What holds the automation back, whatever it believes."""
 
     windows: tuple[Window, ...] = Field((), description="Freeze and maintenance windows.")
+    budget: OverallBudget = OverallBudget()
     closing_granted: bool = Field(
         False, description="May close a P1/P2 by itself once confirmed; otherwise a person is asked."
     )
@@ -556,7 +571,11 @@ def tightened(kept: Profile, current: Profile) -> Profile:
         update={
             "mode": lowest_mode(kept.mode, current.mode),
             "strategies": strategies,
-            "guardrails": Guardrails(windows=tuple(windows), closing_granted=closing),
+            "guardrails": Guardrails(
+                windows=tuple(windows),
+                budget=kept.guardrails.budget.tightened(current.guardrails.budget),
+                closing_granted=closing,
+            ),
             "statuspage": statuspage,
         }
     )

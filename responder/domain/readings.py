@@ -40,3 +40,7 @@ class Snapshot(Frozen):
         }
         facts = {e.key: e.value for e in dossier.for_host(host).evidence if e.key.startswith(f"{strategy}.")}
         return cls(at=at, facts=facts, **seen)
+
+    def seen(self) -> dict[str, Any]:
+        """Everything that was looked at, by name."""
+        return self.model_dump(exclude={"at", "facts"}) | self.facts

@@ -11,7 +11,7 @@ from responder.domain.notices import SITE_TEMPLATES
 from responder.domain.site_templates import template_problems
 from responder.keeper.access import Access
 from responder.keeper.backups import Backups
-from responder.keeper.clocks import answer_overdue_forms
+from responder.keeper.clocks import answer_forms
 from responder.keeper.decisions import DecisionNotes
 from responder.keeper.leases import keep_pages_quiet
 from responder.keeper.outbox import Outbox
@@ -45,7 +45,7 @@ def main() -> None:
         outbox.send_due,
         lambda: keep_pages_quiet(store, access),
         lambda: take_up_lapsed_runs(store, holder),
-        lambda: answer_overdue_forms(store),
+        lambda: answer_forms(store),
         lambda: keep_updates(store, access),
         backups.ask_due,
         notes.write_due,

@@ -1,4 +1,4 @@
-"""Our own deadlines for forms: nobody's silence is taken for consent."""
+"""The forms of paused runs: answers from other doors are handed in, and our own deadlines kept."""
 
 import logging
 from uuid import UUID
@@ -7,21 +7,45 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectException
 
+from responder.domain.approval import DEADLINE, Answer, Decision
 from responder.domain.base import now
+from responder.domain.errors import PermanentError
 from responder.domain.incident import WAITING_TO_APPROVE, WAITING_TO_CLOSE
 from responder.store import Store
+from responder.store.tables import IncidentRow
 
-ANSWERS = {WAITING_TO_CLOSE: "keep open", WAITING_TO_APPROVE: "decline"}
+SILENCE = "nobody answered in time"
 
 
-def answer_overdue_forms(store: Store) -> None:
-    """Answer for people who did not answer a form in time: the incident stays open, the step is not taken."""
+def answer_forms(store: Store) -> None:
+    """Resume each paused run whose question is decided or overdue. Nobody's silence is taken for consent.
+
+    Overdue, a step is not taken and the incident goes to a person; an incident that could be closed stays open.
+    """
     for lease, incident in store.leases():
-        if lease.step not in ANSWERS or lease.step_deadline > now():
-            continue
-        answer = {"decision": ANSWERS[lease.step], "by": "deadline", "why": "nobody answered in time"}
+        overdue = lease.step_deadline <= now()
+        if lease.step == WAITING_TO_CLOSE and overdue:
+            _resume(incident, {"decision": "keep open", "by": DEADLINE, "why": SILENCE})
+        elif lease.step == WAITING_TO_APPROVE and (answer := _decision(store, incident, overdue=overdue)):
+            _resume(incident, answer.model_dump(mode="json", exclude={"proven"}))
+
+
+def _decision(store: Store, incident: IncidentRow, *, overdue: bool) -> Answer | None:
+    """What decides the question that is open, from whichever door it came."""
+    asked = store.questions(incident.id)[-1]
+    if asked.decided is None and overdue:
+        silence = Answer(decision=Decision.DECLINE, by=DEADLINE, why=SILENCE)
         try:
-            with get_client(sync_client=True) as client:
-                client.resume_flow_run(UUID(incident.run_id), run_input=answer)
-        except (httpx.HTTPError, PrefectException) as error:
-            logging.getLogger(__name__).warning("the form of %s could not be answered: %s", incident.id, error)
+            asked = store.answer(incident.id, asked.question.digest, silence)
+        except PermanentError:  # somebody answered at the last moment: it is found at the next look
+            return None
+    return asked.decided
+
+
+def _resume(incident: IncidentRow, answer: dict[str, str]) -> None:
+    try:
+        with get_client(sync_client=True) as client:
+            client.resume_flow_run(UUID(incident.run_id), run_input=answer)
+    except (httpx.HTTPError, PrefectException) as error:
+        log = logging.getLogger(__name__)
+        log.warning("the form of %s could not be answered: %s", incident.id, error)

@@ -1,29 +1,23 @@
-"""The store: one object for one database, SQLite by default, PostgreSQL by URL.
+"""The store: one object for one database, SQLite by default, PostgreSQL by URL."""
 
-Every write of an incident's run checks its epoch: a run that has been replaced writes nothing more.
-"""
-
-import json
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from functools import wraps
-from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-from sqlalchemy import Engine, create_engine, delete, event, func, inspect, select, text, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from responder.domain.base import now, storable
-from responder.domain.errors import PermanentError, StaleEpochError
+from responder.domain.attempt import AttemptState, require_follows
+from responder.domain.base import now
+from responder.domain.errors import BusyError, PermanentError, StaleEpochError
 from responder.domain.escaping import bound
 from responder.domain.evidence import Dossier, Evidence
 from responder.domain.guardrails import PastAttempt
 from responder.domain.incident import Alert, Ending, Kind, Mode, Severity
 from responder.domain.profile import Profile
 from responder.domain.redaction import redact
+from responder.store.database import finds_what_overtook_it, locked, new_id
+from responder.store.people import People
 from responder.store.tables import (
     AlertRow,
     AttemptRow,
@@ -36,90 +30,18 @@ from responder.store.tables import (
     PhaseRow,
     ReadingRow,
     RecordRow,
-    SwitchRow,
 )
 
-SCHEMA = "0001"  # the newest migration
-_MIGRATIONS = Path(__file__).parent / "migrations"
-_MIGRATION_LOCK = 7_402_113  # any number; PostgreSQL's advisory lock, so that two starts do not collide
 KEEPER_ALIVE = timedelta(seconds=15)
-_OVERTAKEN_AT_MOST = 5
 REASON_CHARACTERS = 4_000
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
-
-def _finds_what_overtook_it(method: Callable[P, R]) -> Callable[P, R]:
-    """Run `method` again when another writer put the same row there first: now it is found.
-
-    A violation that repeating does not cure is raised.
-    """
-
-    @wraps(method)
-    def repeated(*args: P.args, **kwargs: P.kwargs) -> R:
-        for _ in range(_OVERTAKEN_AT_MOST - 1):
-            try:
-                return method(*args, **kwargs)
-            except IntegrityError:
-                continue
-        return method(*args, **kwargs)
-
-    return repeated
-
-
-class Store:
-    """The responder's own database.
-
-    `url` is SQLAlchemy's; `sqlite:///FILE` and `postgresql+psycopg://…` are supported. Methods open a
-    transaction of their own and return detached rows, which are read and never written.
-    """
-
-    def __init__(self, url: str) -> None:
-        self.engine = _engine(url)
-
-    def migrate(self) -> None:
-        """Bring the schema up to date; safe to call from several processes at once."""
-        with self.engine.connect() as connection:
-            if inspect(connection).has_table("alembic_version"):
-                found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-                if found == SCHEMA:
-                    return
-        # Loading Alembic costs a run's start a good part of a second, and hardly any run has to migrate.
-        from alembic import command
-        from alembic.config import Config
-
-        with self.engine.begin() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-            config = Config()
-            config.set_main_option("script_location", str(_MIGRATIONS))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-
-    def close(self) -> None:
-        """Give all connections back."""
-        self.engine.dispose()
-
-    @contextmanager
-    def _session(self) -> Iterator[Session]:
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
-            yield session
-
-    @contextmanager
-    def _fenced(self, incident_id: str, epoch: int) -> Iterator[tuple[Session, IncidentRow]]:
-        """A transaction that only the incident's current run may write in."""
-        with self._session() as session:
-            row = _locked(session, incident_id)
-            if row.epoch != epoch:
-                raise StaleEpochError(
-                    f"incident {incident_id} was taken up by another run (epoch {row.epoch}, this is {epoch})"
-                )
-            yield session, row
+class Store(People):
+    """The responder's own database. Methods open a transaction of their own and return detached rows."""
 
     # --- incidents ---------------------------------------------------------------------------------
 
-    @_finds_what_overtook_it
+    @finds_what_overtook_it
     def open_incident(
         self,
         *,
@@ -235,7 +157,7 @@ class Store:
     def close_incident(self, incident_id: str, *, who: str, why: str) -> IncidentRow:
         """A person closes it. The epoch is raised, so that a run still working on it ends itself."""
         with self._session() as session:
-            row = _locked(session, incident_id)
+            row = locked(session, incident_id)
             if row.status == "closed":
                 raise PermanentError(f"incident {incident_id} is closed already ({row.outcome})")
             _close(row)
@@ -338,13 +260,15 @@ class Store:
         step_id: str,
         strategy: str,
         target: str,
+        machine: str,
         command: Sequence[str],
         snapshot: dict[str, Any],
     ) -> AttemptRow:
         """Commit the intent of an attempt; the one that exists for this step is returned unchanged.
 
         Read the stop row and budgets before; nothing may be done on the host before this returns. Raises
-        `StaleEpochError` for a closed incident: a run that comes back after a person closed it acts no more.
+        `StaleEpochError` for a closed incident: a run that comes back after a person closed it acts no more; and
+        `BusyError` while another incident's attempt is under way on the same `machine` (address and port).
         """
         with self._fenced(incident_id, epoch) as (session, incident):
             if incident.status == "closed":
@@ -353,6 +277,22 @@ class Store:
                 select(AttemptRow).where(AttemptRow.incident_id == incident_id, AttemptRow.step_id == step_id)
             )
             if row is None:
+                self._alone(session, f"machine {machine}")
+                open_ended = [state.value for state in AttemptState if state.open_ended]
+                other = session.scalar(
+                    select(AttemptRow)
+                    .join(IncidentRow, IncidentRow.id == AttemptRow.incident_id)
+                    .where(
+                        AttemptRow.machine == machine,
+                        AttemptRow.state.in_(open_ended),
+                        AttemptRow.incident_id != incident_id,
+                        IncidentRow.status == "open",
+                    )
+                )
+                if other:
+                    raise BusyError(
+                        f"incident {other.incident_id} is at work on {machine}: {other.strategy} on {other.target}"
+                    )
                 row = AttemptRow(
                     id=f"{step_id.lower()[:40]}-{new_id()}",
                     incident_id=incident_id,
@@ -360,11 +300,13 @@ class Store:
                     step_id=step_id,
                     strategy=strategy,
                     target=target,
+                    machine=machine,
                     command=list(command),
-                    state="intended",
+                    state=AttemptState.INTENDED.value,
                     epoch=epoch,
                     intent_at=now(),
                     snapshot=snapshot,
+                    difference={},
                     output="",
                     reason="",
                 )
@@ -372,13 +314,19 @@ class Store:
                 session.flush()
             return row
 
-    def update_attempt(self, incident_id: str, epoch: int, attempt_id: str, **values: Any) -> None:
-        """Record what became of an attempt. Raises `PermanentError` when the incident has no such attempt."""
+    def move_attempt(self, incident_id: str, epoch: int, attempt_id: str, to: AttemptState, **values: Any) -> None:
+        """Move an attempt to its next state, and record what is known with it.
+
+        Raises `PermanentError` when the incident has no such attempt, or when the state cannot follow.
+        """
         with self._fenced(incident_id, epoch) as (session, _):
-            mine = select(AttemptRow.id).where(AttemptRow.id == attempt_id, AttemptRow.incident_id == incident_id)
-            if session.scalar(mine) is None:
+            row = session.scalar(
+                select(AttemptRow).where(AttemptRow.id == attempt_id, AttemptRow.incident_id == incident_id)
+            )
+            if row is None:
                 raise PermanentError(f"incident {incident_id} has no attempt {attempt_id}")
-            session.execute(update(AttemptRow).where(AttemptRow.id == attempt_id).values(**values))
+            require_follows(AttemptState(row.state), to)
+            session.execute(update(AttemptRow).where(AttemptRow.id == attempt_id).values(state=to.value, **values))
 
     def attempts(self, incident_id: str) -> Sequence[AttemptRow]:
         """The incident's attempts in order."""
@@ -392,11 +340,12 @@ class Store:
 
         `besides` is left out: an attempt that is taken up again does not count against itself.
         """
+        harmless = [state.value for state in AttemptState if state.harmless]
         with self._session() as session:
             rows = session.scalars(
                 select(AttemptRow).where(
                     AttemptRow.service == service,
-                    AttemptRow.state.not_in(["barred", "not_acted"]),
+                    AttemptRow.state.not_in(harmless),
                     AttemptRow.id != (besides or ""),
                 )
             )
@@ -442,7 +391,7 @@ class Store:
 
     # --- the outbox --------------------------------------------------------------------------------
 
-    @_finds_what_overtook_it
+    @finds_what_overtook_it
     def enqueue(
         self,
         incident_id: str,
@@ -485,7 +434,7 @@ class Store:
         no such draft (any more).
         """
         with self._session() as session:
-            _locked(session, incident_id)  # so that of two people one publishes
+            locked(session, incident_id)  # so that of two people one publishes
             rows = session.scalars(
                 select(MessageRow).where(MessageRow.incident_id == incident_id, MessageRow.state == "draft")
             )
@@ -543,7 +492,7 @@ class Store:
     def begin_run(self, incident_id: str, *, holder: str, lease_s: float) -> int:
         """Take the run's lease and raise the epoch: any older run of the incident ends itself."""
         with self._session() as session:
-            row = _locked(session, incident_id)
+            row = locked(session, incident_id)
             row.epoch += 1
             lease = session.get(LeaseRow, incident_id)
             until = now() + timedelta(seconds=lease_s)
@@ -578,7 +527,7 @@ class Store:
     def take_over_lease(self, incident_id: str, *, holder: str, lease_s: float) -> bool:
         """The keeper takes a lapsed lease and raises the epoch; False when it did not lapse after all."""
         with self._session() as session:
-            row = _locked(session, incident_id)
+            row = locked(session, incident_id)
             lease = session.get(LeaseRow, incident_id)
             if lease is None or lease.expires_at > now():
                 return False
@@ -606,20 +555,9 @@ class Store:
         with self._session() as session:
             session.execute(update(LeaseRow).where(LeaseRow.incident_id == incident_id).values(page_until=until))
 
-    # --- the stop row, readings, the keeper --------------------------------------------------------
+    # --- readings, the keeper ----------------------------------------------------------------------
 
-    def stop(self, *, stopped: bool, who: str, why: str) -> None:
-        """Stop everything, or lift it. Every flip stays recorded."""
-        with self._session() as session:
-            session.add(SwitchRow(stopped=stopped, at=now(), who=who, why=why))
-
-    def stopped(self) -> str | None:
-        """Who stopped everything, when and why; None while it may act."""
-        with self._session() as session:
-            row = session.scalar(select(SwitchRow).order_by(SwitchRow.id.desc()).limit(1))
-            return f"{row.who} at {row.at:%Y-%m-%d %H:%M} UTC: {row.why}" if row and row.stopped else None
-
-    @_finds_what_overtook_it
+    @finds_what_overtook_it
     def remember_readings(self, service: str, readings: Sequence[tuple[str, str, str]]) -> None:
         """Keep the last known (host, check, verdict) of a service."""
         with self._session() as session:
@@ -644,51 +582,27 @@ class Store:
             )
             return frozenset((host, name) for host, name in rows)
 
-    @_finds_what_overtook_it
-    def keeper_beats(self, holder: str) -> None:
-        """The keeper's heartbeat."""
+    @finds_what_overtook_it
+    def keeper_beats(self, holder: str, *, clock_jump_s: int = 0) -> None:
+        """The keeper's heartbeat; `clock_jump_s`: how far the clock has been set since the last one, seconds."""
         with self._session() as session:
-            session.merge(KeeperRow(id=1, holder=holder, seen_at=now()))
+            row = session.get(KeeperRow, 1) or KeeperRow(id=1, clock_jump_s=0)
+            row.holder, row.seen_at = holder, now()
+            if clock_jump_s:
+                row.clock_jumped_at, row.clock_jump_s = now(), clock_jump_s
+            session.add(row)
+
+    def clock_jump(self) -> tuple[datetime, int] | None:
+        """When the clock was last seen to be set, and by how many seconds."""
+        with self._session() as session:
+            row = session.get(KeeperRow, 1)
+            return (row.clock_jumped_at, row.clock_jump_s) if row and row.clock_jumped_at else None
 
     def keeper_alive(self) -> bool:
         """Whether a keeper has been seen within the last seconds."""
         with self._session() as session:
             row = session.get(KeeperRow, 1)
             return bool(row and now() - row.seen_at < KEEPER_ALIVE)
-
-
-def new_id() -> str:
-    """Twelve random hexadecimal digits."""
-    return uuid.uuid4().hex[:12]
-
-
-def _engine(url: str) -> Engine:
-    dumps: dict[str, Any] = {
-        "json_serializer": lambda value: json.dumps(storable(value), ensure_ascii=False, allow_nan=False)
-    }
-    if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, **dumps)
-    engine = create_engine(url, connect_args={"timeout": 30}, **dumps)
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # transactions are begun below, not by the driver
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Any) -> None:
-        # A deferred transaction that reads before it writes can be refused in the middle; this one waits.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
-
-
-def _locked(session: Session, incident_id: str) -> IncidentRow:
-    row = session.get(IncidentRow, incident_id, with_for_update=True)
-    if row is None:
-        raise PermanentError(f"there is no incident {incident_id}; `incident list` shows them")
-    return row
 
 
 def _close(row: IncidentRow) -> None:

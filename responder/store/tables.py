@@ -75,6 +75,8 @@ class IncidentRow(Table):
     pagerduty_url: Mapped[str | None]
     pagerduty_status: Mapped[str | None]
     acknowledged_by: Mapped[str | None]
+    taken_by: Mapped[str | None]
+    rounds: Mapped[int] = mapped_column(default=0)
     channel_id: Mapped[str | None]
     channel_name: Mapped[str | None]
 
@@ -140,13 +142,16 @@ class AttemptRow(Table):
     step_id: Mapped[str]
     strategy: Mapped[str]
     target: Mapped[str]
+    machine: Mapped[str] = mapped_column(default="")
     command: Mapped[list[Any]]
     state: Mapped[str]
     epoch: Mapped[int]
     intent_at: Mapped[datetime]
     acted_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+    checked_at: Mapped[datetime | None]
     snapshot: Mapped[dict[str, Any]]
+    difference: Mapped[dict[str, Any]] = mapped_column(default=dict)
     exit_status: Mapped[int | None]
     output: Mapped[str] = mapped_column(default="")
     reason: Mapped[str] = mapped_column(default="")
@@ -163,6 +168,43 @@ class DecisionRow(Table):
     who: Mapped[str]
     what: Mapped[str]
     why: Mapped[str]
+
+
+class QuestionRow(Table):
+    """What people were asked before a step; an answer is bound to its digest."""
+
+    __tablename__ = "questions"
+    __table_args__ = (UniqueConstraint("incident_id", "digest"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    incident_id: Mapped[str] = mapped_column(ForeignKey("incidents.id"), index=True)
+    digest: Mapped[str]
+    step_id: Mapped[str]
+    question: Mapped[dict[str, Any]]
+    asked_at: Mapped[datetime]
+
+
+class AnswerRow(Table):
+    """What one person answered, by whichever door."""
+
+    __tablename__ = "answers"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    question_id: Mapped[int] = mapped_column(ForeignKey("questions.id"), index=True)
+    at: Mapped[datetime]
+    answer: Mapped[dict[str, Any]]
+
+
+class TokenRow(Table):
+    """A personal token: only its hash is kept."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    person: Mapped[str]
+    digest: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
 
 
 class MessageRow(Table):
@@ -232,3 +274,5 @@ class KeeperRow(Table):
     id: Mapped[int] = mapped_column(primary_key=True)
     holder: Mapped[str]
     seen_at: Mapped[datetime]
+    clock_jumped_at: Mapped[datetime | None]
+    clock_jump_s: Mapped[int] = mapped_column(default=0)

@@ -14,7 +14,7 @@ from responder.domain.base import Frozen
 from responder.domain.commands import CommandResult
 from responder.domain.evidence import Condition, Dossier, Truth
 from responder.domain.fields import Command, Pattern
-from responder.domain.incident import Mode, Severity, lowest_mode
+from responder.domain.incident import Approvers, Mode, Severity, lowest_mode
 from responder.domain.notes import Notes
 from responder.domain.predicates import PREDICATES
 from responder.domain.readings import Reading, Snapshot
@@ -57,6 +57,11 @@ class Strategy(Frozen):
     severities: tuple[Severity, ...] = Field(
         (Severity.P1, Severity.P2, Severity.P3),
         description="Severities at which it may run without asking anybody; at the others a person is asked.",
+    )
+    approvers: Approvers = Field(
+        Approvers.ANYONE,
+        description="Who may approve it where a person is asked: `anyone` by the form, a `named` person or `two` "
+        "persons by their personal tokens.",
     )
     timeout_s: float = Field(180, gt=0, le=3600, description="Seconds until its end is called unknown.")
     budget: Budget
@@ -105,6 +110,10 @@ class Strategy(Frozen):
         """The argument list to run on the target's host."""
         return self.command
 
+    def described(self, seen: Dossier, target: Target) -> Command:
+        """The action as a person approves it: without what changes from one look to the next."""
+        return self.action(seen, target)
+
     @property
     def can_undo(self) -> bool:
         """Whether there is an inverse at all."""
@@ -130,6 +139,7 @@ class Strategy(Frozen):
             update={
                 "mode": lowest_mode(self.mode, later.mode),
                 "severities": tuple(s for s in self.severities if s in later.severities),
+                "approvers": max(self.approvers, later.approvers, key=list(Approvers).index),
                 "budget": self.budget.tightened(later.budget),
                 "at_once": min(self.at_once, later.at_once),
                 "requires": tuple(dict.fromkeys((*self.requires, *later.requires))),

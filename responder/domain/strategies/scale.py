@@ -82,6 +82,10 @@ class Scale(Strategy):
         """Scale, unless somebody else has changed the deployment since it was read."""
         return self._scaled(self.replicas, f"--resource-version={seen.value(target.host, 'scale.version')}")
 
+    def described(self, seen: Dossier, target: Target) -> Command:  # noqa: ARG002
+        """Without the version of the deployment, which its controller raises all the time."""
+        return self._scaled(self.replicas)
+
     @property
     def can_undo(self) -> bool:
         """Whether there is an inverse."""
@@ -92,9 +96,9 @@ class Scale(Strategy):
         count = before.facts.get("scale.replicas")
         return self._scaled(count, f"--current-replicas={self.replicas}") if isinstance(count, int) else None
 
-    def _scaled(self, replicas: int, condition: str) -> Command:
+    def _scaled(self, replicas: int, *condition: str) -> Command:
         what = ("scale", "deployment", self.deployment, "-n", self.namespace)
-        return (*self.command, *what, f"--replicas={replicas}", condition)
+        return (*self.command, *what, f"--replicas={replicas}", *condition)
 
     def postcondition(self, before: Snapshot, after: Dossier, target: Target) -> tuple[Reading, ...]:
         """As many replicas are ready as were asked for."""

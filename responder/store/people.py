@@ -1,0 +1,267 @@
+"""What people decide: answers to questions, personal tokens, taking an incident over and giving it back."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Select, delete, select, update
+from sqlalchemy.orm import Session
+
+from responder.domain.approval import Answer, Question, decided, require_open
+from responder.domain.base import now
+from responder.domain.errors import PermanentError
+from responder.domain.incident import Outcome, Phase
+from responder.domain.redaction import redact
+from responder.store.database import Database, finds_what_overtook_it, locked
+from responder.store.tables import (
+    AnswerRow,
+    AttemptRow,
+    DecisionRow,
+    IncidentRow,
+    LeaseRow,
+    PhaseRow,
+    QuestionRow,
+    SwitchRow,
+    TokenRow,
+)
+
+TOKEN_PREFIX = "incident_"  # noqa: S105 - not a secret: it tells people, and scanners, what they have found
+GIVEN_BACK = "keeper:given back"
+"""Holder of the lease of an incident that waits to be taken up again."""
+
+
+class Asked(NamedTuple):
+    """A question with the answers that it has so far."""
+
+    question: Question
+    answers: tuple[Answer, ...]
+    asked_at: datetime
+
+    @property
+    def decided(self) -> Answer | None:
+        """The answer that decides, or None while it is open."""
+        return decided(self.question, self.answers)
+
+
+class People(Database):
+    """The part of the store that people write to, by the UI's forms, the command line and the HTTP door."""
+
+    # --- questions ---------------------------------------------------------------------------------
+
+    @finds_what_overtook_it
+    def ask(self, incident_id: str, epoch: int, question: Question) -> None:
+        """Keep a question; the same one is kept once, with the answers that it has. Raises `StaleEpochError`."""
+        with self._fenced(incident_id, epoch) as (session, _):
+            if session.scalar(_question(incident_id, question.digest)) is None:
+                row = QuestionRow(
+                    incident_id=incident_id,
+                    digest=question.digest,
+                    step_id=question.step_id,
+                    question=question.model_dump(mode="json"),
+                    asked_at=now(),
+                )
+                session.add(row)
+
+    def questions(self, incident_id: str) -> tuple[Asked, ...]:
+        """All that people were asked about the incident, the newest last, with their answers."""
+        with self._session() as session:
+            rows = session.scalars(
+                select(QuestionRow).where(QuestionRow.incident_id == incident_id).order_by(QuestionRow.id)
+            )
+            return tuple(_asked(session, row) for row in rows)
+
+    def answer(self, incident_id: str, digest: str, answer: Answer) -> Asked:
+        """Keep what a person said to the question of that digest; returns how it stands now.
+
+        Raises `PermanentError` when nobody asked that (any more), or when it has been decided.
+        """
+        answer = answer.model_copy(update={"by": redact(answer.by), "why": redact(answer.why)})
+        with self._session() as session:
+            incident = locked(session, incident_id)
+            row: QuestionRow | None = session.scalar(_question(incident_id, digest))
+            newest = session.scalar(
+                select(QuestionRow.digest)
+                .where(QuestionRow.incident_id == incident_id)
+                .order_by(QuestionRow.id.desc())
+            )
+            if row is None or newest != digest:
+                raise PermanentError(
+                    f"incident {incident_id} does not ask {digest} (any more): what was to be done has changed; "
+                    f"`incident show {incident_id}` has the question that is open"
+                )
+            if incident.outcome is not None:
+                raise PermanentError(f"incident {incident_id} has ended ({incident.outcome}) and asks nothing")
+            before = _asked(session, row)
+            require_open(before.question, before.answers)
+            session.add(AnswerRow(question_id=row.id, at=now(), answer=answer.model_dump(mode="json")))
+            session.add(
+                DecisionRow(
+                    incident_id=incident_id,
+                    at=now(),
+                    who=answer.by,
+                    what=f"answered: {answer.decision}, {row.step_id}",
+                    why=(answer.why or "no reason given") + (" (by personal token)" if answer.proven else ""),
+                )
+            )
+            return before._replace(answers=(*before.answers, answer))
+
+    # --- personal tokens ---------------------------------------------------------------------------
+
+    def add_token(self, person: str) -> str:
+        """Make a personal token and return it: it is shown once, and only its hash is kept.
+
+        Raises `PermanentError` for a name that nobody could read back.
+        """
+        if not (2 <= len(person) <= 100 and person.isprintable()):
+            raise PermanentError("a token belongs to a person: give a name of 2 to 100 printable characters")
+        token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+        with self._session() as session:
+            session.add(TokenRow(person=person, digest=_hashed(token), created_at=now()))
+        return token
+
+    def tokens(self) -> Sequence[TokenRow]:
+        """All personal tokens, the revoked ones too, without their text."""
+        with self._session() as session:
+            return session.scalars(select(TokenRow).order_by(TokenRow.id)).all()
+
+    def revoke_token(self, token_id: int) -> TokenRow:
+        """Make a token worthless from now on. Raises `PermanentError` when there is no such token."""
+        with self._session() as session:
+            row = session.get(TokenRow, token_id)
+            if row is None:
+                raise PermanentError(f"there is no token {token_id}; `incident token list` shows them")
+            row.revoked_at = row.revoked_at or now()
+            return row
+
+    def person_of(self, token: str) -> str | None:
+        """Whose token this is; None for one that is unknown or revoked. Takes the same time for all of them."""
+        with self._session() as session:
+            rows = session.scalars(select(TokenRow).where(TokenRow.revoked_at.is_(None))).all()
+        given, found = _hashed(token), None
+        for row in rows:
+            if hmac.compare_digest(row.digest, given):
+                found = row.person
+        return found
+
+    # --- taking over, giving back ------------------------------------------------------------------
+
+    def take_over(self, incident_id: str, *, who: str, why: str) -> IncidentRow:
+        """A person takes the incident: from now on nothing is changed on its behalf, only looked at.
+
+        Raises `PermanentError` when it is closed, or somebody else has it.
+        """
+        with self._session() as session:
+            row = locked(session, incident_id)
+            if row.status == "closed":
+                raise PermanentError(f"incident {incident_id} is closed ({row.outcome}): nothing is left to take")
+            if row.taken_by not in (None, who):
+                raise PermanentError(
+                    f"incident {incident_id} was taken over by {row.taken_by}; `incident give-back {incident_id}` "
+                    "first, or `incident handoff` for the command"
+                )
+            row.taken_by = who
+            session.add(DecisionRow(incident_id=incident_id, at=now(), who=who, what="takes over", why=why))
+            return row
+
+    def give_back(self, incident_id: str, *, who: str, why: str) -> IncidentRow:
+        """A person gives the incident back: the automation looks afresh and goes on with what is left of the plan.
+
+        What was acted on stays tried. A run that has ended already is taken up again by the keeper. Raises
+        `PermanentError` when it is closed, or nobody has it.
+        """
+        with self._session() as session:
+            row = locked(session, incident_id)
+            ended_for_hands = row.outcome == Outcome.TAKEN_OVER
+            if row.status == "closed" or (row.taken_by is None and not ended_for_hands):
+                raise PermanentError(
+                    f"incident {incident_id} is closed" if row.status == "closed" else f"nobody has {incident_id}"
+                )
+            row.taken_by = row.acknowledged_by = None
+            row.rounds += 1
+            _set_aside(session, row)
+            session.add(DecisionRow(incident_id=incident_id, at=now(), who=who, what="gives it back", why=why))
+            if row.outcome is not None:
+                row.outcome, row.reason = None, ""
+                row.epoch += 1
+                session.execute(delete(LeaseRow).where(LeaseRow.incident_id == incident_id))
+                session.add(
+                    LeaseRow(
+                        incident_id=incident_id,
+                        holder=GIVEN_BACK,
+                        expires_at=now(),
+                        step="given back",
+                        step_deadline=now(),
+                    )
+                )
+            return row
+
+    # --- stop everything ---------------------------------------------------------------------------
+
+    def stop(self, *, stopped: bool, who: str, why: str) -> None:
+        """Stop everything, or lift it. Every flip stays recorded."""
+        with self._session() as session:
+            session.add(SwitchRow(stopped=stopped, at=now(), who=redact(who), why=redact(why)))
+
+    def flips(self) -> Sequence[SwitchRow]:
+        """Every stop and every lifting, the newest first."""
+        with self._session() as session:
+            return session.scalars(select(SwitchRow).order_by(SwitchRow.id.desc())).all()
+
+    def stopped(self) -> str | None:
+        """Who stopped everything, when and why; None while it may act."""
+        with self._session() as session:
+            return _stopped(session)
+
+    def held_back(self, incident_id: str) -> str | None:
+        """Why nothing may be begun for this incident at this moment: everything is stopped, or a person has it.
+
+        Read last before each change: in force from the moment it stands there.
+        """
+        with self._session() as session:
+            if stop := _stopped(session):
+                return f"everything is stopped: {stop}"
+            row = session.get_one(IncidentRow, incident_id)
+            return f"{row.taken_by} has taken the incident over" if row.taken_by else None
+
+
+def _stopped(session: Session) -> str | None:
+    row = session.scalar(select(SwitchRow).order_by(SwitchRow.id.desc()).limit(1))
+    return f"{row.who} at {row.at:%Y-%m-%d %H:%M} UTC: {row.why}" if row and row.stopped else None
+
+
+def _question(incident_id: str, digest: str) -> Select[Any]:
+    return select(QuestionRow).where(QuestionRow.incident_id == incident_id, QuestionRow.digest == digest)
+
+
+def _asked(session: Session, row: QuestionRow) -> Asked:
+    answers = session.scalars(select(AnswerRow).where(AnswerRow.question_id == row.id).order_by(AnswerRow.id))
+    said = tuple(Answer.model_validate(each.answer) for each in answers)
+    return Asked(Question.model_validate(row.question), said, row.asked_at)
+
+
+def _set_aside(session: Session, incident: IncidentRow) -> None:
+    """Let what was found before be found again, and what was only refused be tried: the old rows get new names."""
+    mark = f"round {incident.rounds}"
+    for phase in session.scalars(select(PhaseRow).where(PhaseRow.incident_id == incident.id)):
+        kind = phase.name.partition(":")[0]
+        refused = kind == Phase.MITIGATE and not _acted(phase)
+        if kind in (Phase.DIAGNOSE, Phase.RESOLVE, Phase.POST_INCIDENT) or refused:
+            phase.name = f"{mark}: {phase.name}"
+    session.execute(
+        update(AttemptRow)
+        .where(AttemptRow.incident_id == incident.id, AttemptRow.state == "barred")
+        .values(step_id=AttemptRow.step_id + f" ({mark})")
+    )
+
+
+def _acted(phase: PhaseRow) -> bool:
+    outcomes = ((phase.outcome or {}).get("outcomes") or {}).values()
+    return any(outcome["state"] in ("acted", "unknown", "failed", "skipped") for outcome in outcomes)
+
+
+def _hashed(token: str) -> str:
+    # Tokens are random and long: a slow hash would protect nothing and cost every request.
+    return hashlib.sha256(token.encode()).hexdigest()
