@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from responder.domain.guardrails import PastAttempt, Situation, hands_on, refusal
 from responder.domain.incident import Kind, Mode, Severity
-from responder.domain.profile import Window
+from responder.domain.profile import OverallBudget, Window
 from responder.domain.strategies import Budget, Strategy
 from tests.factories import NOON, dossier, profile, seen
 
@@ -245,9 +245,30 @@ def test_a_budget_leaves_out_what_is_not_its_own(attempt: PastAttempt) -> None:
     assert rule(past=(attempt,)) is None
 
 
-@pytest.mark.parametrize("minutes_ago", [-0.01, -60, -60 * 24 * 365])
-def test_a_clock_that_jumped_back_does_not_refill_a_budget(minutes_ago: float) -> None:
-    assert rule(past=(past(minutes_ago),)) == "budget for each target"
+def test_an_attempt_of_this_very_moment_counts_although_two_clocks_differ_a_little() -> None:
+    assert rule(past=(past(-0.01),)) == "budget for each target"
+
+
+@pytest.mark.parametrize("minutes_ago", [-1.1, -60, -60 * 24 * 365])
+def test_a_clock_that_was_set_back_refuses_rather_than_refill_a_budget(minutes_ago: float) -> None:
+    assert rule(past=(past(minutes_ago),)) == "clock"
+    assert rule(past=(past(minutes_ago, target="gw-9"),)) == "clock", "whatever was tried"
+    assert rule(past=(past(minutes_ago),), approved=True) == "budget for each target"
+
+
+@pytest.mark.parametrize("seconds", [-7200, 61, 7200])
+def test_a_clock_that_was_set_refuses_for_an_hour_what_no_person_approved(seconds: int) -> None:
+    assert rule(clock_jump=(NOON - timedelta(minutes=59), seconds)) == "clock"
+    assert rule(clock_jump=(NOON - timedelta(minutes=59), seconds), approved=True) is None
+    assert rule(clock_jump=(NOON - timedelta(minutes=61), seconds)) is None
+
+
+def test_the_budget_over_all_counts_every_strategy_target_and_incident() -> None:
+    tried = (past(5, target="gw-7"), past(9, strategy="rollback", target="gw-8"), past(61, target="gw-9"))
+    overall = OverallBudget(attempts=2, within_minutes=60)
+    assert rule(past=tried, overall=overall) == "budget over all"
+    assert rule(past=tried[1:], overall=overall) is None
+    assert rule(past=tried, overall=overall, undoes=True) is None, "what was done may be taken back"
 
 
 def test_the_incidents_budget_holds_over_all_targets_however_old() -> None:

@@ -117,22 +117,32 @@ def test_no_step_is_tried_twice_and_the_plan_ends(plan: Plan, states: list[State
         assert following.do == ("wait" if following.step.strategy == "wait" else "act")
         assert following.step.strategy == "wait" or not following.step.cures <= cured, "it is well already"
         assert following.step.id not in [known.step_id for known in done]
-        assert not any(known.state in ("unknown", "taken_over") for known in done)
+        assert not any(known.state in ("unknown", "taken_over", "unanswered") for known in done)
         done.append(result(following.step, states[len(done)]))
         if done[-1].state == "held" and following.step.id in acting:
             cured |= following.step.cures
         assert len(done) <= len(plan.steps)
     assert following.reason
+    by_id = {each.id: each for each in plan.steps}
     came = {known.state for known in done}
+    helped_nowhere = [
+        known
+        for known in done
+        if known.state in ("failed", "refused") and not by_id[known.step_id].cures <= cured
+    ]
     if "taken_over" in came:
         assert following.do == "stand_back"
-    elif came & {"unknown", "failed", "refused"} or (plan.for_people and not (cured and verdict == "healthy")):
+    elif (
+        came & {"unknown", "unanswered"}
+        or helped_nowhere
+        or (plan.for_people and not (cured and verdict == "healthy"))
+    ):
         assert following.do == "hand_over"
     else:
         assert following.do == ("confirm" if done or verdict == "healthy" else "hand_over")
 
 
-@given(plan=plans, verdict=st.sampled_from(VERDICTS), state=st.sampled_from(["unknown", "taken_over"]))
+@given(plan=plans, verdict=st.sampled_from(VERDICTS), state=st.sampled_from(["unknown", "taken_over", "unanswered"]))
 def test_after_an_outcome_nobody_knows_or_other_hands_nothing_more_is_tried(
     plan: Plan, verdict: Any, state: State
 ) -> None:
