@@ -35,6 +35,7 @@ from responder.domain.incident import (
     Severity,
     TriageOutcome,
 )
+from responder.domain.plan import NextStep
 from tasks.approval import ask_to_act
 from tasks.case import open_case
 from tasks.closing import (
@@ -47,6 +48,7 @@ from tasks.closing import (
     hand_over,
     verified_ending,
 )
+from tasks.hold import stand_by
 from tasks.opening import keep_lease, leave, open_incident
 from tasks.publish import show_progress
 from tasks.results import needs_checking, what_next
@@ -98,8 +100,15 @@ async def respond(ref: IncidentRef) -> Ending:
     triage = await run_phase(ref, Phase.TRIAGE, TriageOutcome, lambda: detect_and_triage(ref))
     if triage.ending:
         return triage.ending
-    await run_phase(ref, Phase.DIAGNOSE, DiagnosisOutcome, lambda: diagnose_incident(ref))
+    while True:
+        await run_phase(ref, Phase.DIAGNOSE, DiagnosisOutcome, lambda: diagnose_incident(ref))
+        ending = await follow_plan(ref)
+        if ending:
+            return ending
 
+
+async def follow_plan(ref: IncidentRef) -> Ending | None:
+    """Phases 3 and 4, step by step; None: a person has given the incident back, and all is looked at anew."""
     confirmation: ResolveOutcome | None = None
     while True:
         following = what_next(open_case(ref), confirmation)
@@ -107,19 +116,22 @@ async def respond(ref: IncidentRef) -> Ending:
             case "ask" if following.step:
                 await ask_to_act(ref, following.step)
             case "act" | "wait" if following.steps:
-                await try_steps(ref, [step.id for step in following.steps], acts=following.do == "act")
+                await try_steps(ref, following)
             case "confirm":
                 confirmation = await run_phase(ref, Phase.RESOLVE, ResolveOutcome, lambda: resolve(ref))
                 if confirmation.state != "not_restored":
                     return await ask_to_close(ref, verified_ending(ref, confirmation))
+            case "stand_back":
+                return stand_by(open_case(ref), following.reason)
             case _:
                 return hand_over(following)
 
 
-async def try_steps(ref: IncidentRef, step_ids: list[str], *, acts: bool) -> None:
+async def try_steps(ref: IncidentRef, following: NextStep) -> None:
     """One wave of the plan, most often a single step: attempts, then their verification by fresh probes."""
-    if acts:
-        name = f"{Phase.MITIGATE}:{step_ids[0]}"
+    step_ids = [step.id for step in following.steps]
+    if following.do == "act":
+        name = ":".join(filter(None, (Phase.MITIGATE, step_ids[0], following.approval)))
         tried = await run_phase(ref, name, Attempts, lambda: mitigate(ref, step_ids))
         step_ids = [step_id for step_id, attempt in tried.outcomes.items() if needs_checking(attempt)]
     if step_ids:

@@ -16,12 +16,13 @@ from responder.domain import reports
 from responder.domain.base import now
 from responder.domain.errors import IncidentResponseError
 from responder.domain.evidence import Dossier, Evidence
-from responder.domain.incident import ResolveOutcome, VerifyOutcome
+from responder.domain.incident import Ending, Outcome, Phase, ResolveOutcome, VerifyOutcome
 from responder.domain.notes import Notes
 from responder.domain.observations import note_out_of_reach
 from responder.domain.orders import compare_orders
 from responder.domain.plan import PlanStep
 from responder.domain.profile import Host, Profile
+from responder.domain.shell import quote
 from responder.domain.verification import (
     Holding,
     Sample,
@@ -38,6 +39,7 @@ from tasks.admission import ill_metrics, save_orders, snapshot_before, target_of
 from tasks.attempt import settle
 from tasks.case import Case
 from tasks.probes import Look
+from tasks.results import read_plan, read_results
 
 MOST_HOSTS_AT_ONCE = 16
 ALERT_POLL_S = 0.5
@@ -246,6 +248,50 @@ def observe(case: Case, step: PlanStep) -> VerifyOutcome:  # noqa: ARG001 - name
             verdict = seen.last.verdict()
             text = f"{seen.holding.reason}; the alert {'still fires' if firing else 'has stopped'}"
             return VerifyOutcome(holds=verdict != "unhealthy", verdict=verdict, reason=text)
+
+
+@task(task_run_name="observe {case.profile.name}: {reason}", cache_policy=NO_CACHE)
+def stand_by(case: Case, reason: str) -> Ending | None:
+    """Observe and advise while somebody else works on it, and change nothing.
+
+    Until it is healthy over the window or the clock's `observe_s` is over; both end as taken over. None when it
+    was given back: the earlier findings are set aside, so that everything is looked at anew.
+    """
+    clock = case.profile.clock
+    rounds = case.row.rounds
+    case.step(f"observe: {reason}"[:300], deadline_s=clock.observe_s + clock.step_s)
+    case.store.decide(
+        case.id, who="responder", what="observes, advises and changes nothing", why=_advice(case, reason)
+    )
+    deadline = time.monotonic() + (clock.observe_s if case.ref.mode.acts else 0)
+    while True:
+        if case.row.rounds != rounds:
+            case.store.set_aside(case.id, case.ref.epoch)
+            return None
+        if time.monotonic() >= deadline:
+            return Ending(outcome=Outcome.TAKEN_OVER, reason=reason)
+        seen = watch(
+            case.profile,
+            case.ssh,
+            case.profile.hosts,
+            window_s=clock.verify_window_s,
+            deadline_s=clock.verify_window_s,
+            excused=frozenset(),
+        )
+        case.keep(Phase.VERIFY, list(seen.dossier.evidence))
+        if seen.held and case.row.rounds == rounds:
+            return Ending(outcome=Outcome.TAKEN_OVER, reason=f"{reason}; {seen.holding.reason} since")
+
+
+def _advice(case: Case, reason: str) -> str:
+    """What would be tried next if nobody else were at work."""
+    done = {result.step_id for result in read_results(case.store, case.id) if result.state != "taken_over"}
+    following = next((step for step in read_plan(case.store, case.id).steps if step.id not in done), None)
+    strategy = case.profile.strategies.get(following.strategy) if following else None
+    if following is None or strategy is None:
+        return f"{reason}; there is nothing left in the plan to advise"
+    command = quote(strategy.described(case.store.dossier(case.id), target_of(following)))
+    return f"{reason}; it would try next: {following.strategy} on {following.target} ({following.why}): {command}"
 
 
 @task(task_run_name="wait for the alert of {case.profile.name} to stop", cache_policy=NO_CACHE)

@@ -79,7 +79,14 @@ def what_now(case: Case) -> str:
     row = case.row
     steps = [lease.step for lease, held in case.store.leases() if held.id == case.id and lease.step]
     waiting = next((step for step in steps if step.startswith(WAITING)), "")
-    return reports.what_now(row.id, status=row.status, outcome=row.outcome, reason=row.reason, waiting=waiting)
+    return reports.what_now(
+        row.id,
+        status=row.status,
+        outcome=row.outcome,
+        reason=row.reason,
+        waiting=waiting,
+        held_back=case.store.held_back(case.id),
+    )
 
 
 def _label(page: RunPage, case: Case) -> None:

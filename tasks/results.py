@@ -18,7 +18,7 @@ from responder.domain.plan import NextStep, Plan, PlanStep, StepResult, next_ste
 from responder.domain.strategies import WAIT
 from responder.domain.verification import take_sample
 from responder.store import Store
-from tasks.admission import is_approved
+from tasks.admission import is_approved, question_about
 from tasks.case import Case, ranking
 
 
@@ -80,12 +80,15 @@ def needs_checking(attempt: AttemptOutcome) -> bool:
 def what_next(case: Case, confirmation: ResolveOutcome | None) -> NextStep:
     """What comes next, decided by the domain from what the store has."""
     hosts = [host.name for host in case.profile.hosts]
+    row = case.row
+    if row.taken_by:
+        return NextStep(do="stand_back", reason=f"{row.taken_by} has taken the incident over")
     plan = read_plan(case.store, case.id)
     dossier = case.store.dossier(case.id)
     latest = take_sample(dossier, case.profile, now(), hosts)
     verdict = latest.verdict(excused_checks(case))
     ill = dict.fromkeys(reading.host for reading in latest.readings if reading.verdict != "healthy")
-    return next_step(
+    following = next_step(
         plan,
         read_results(case.store, case.id),
         verdict=verdict,
@@ -97,6 +100,10 @@ def what_next(case: Case, confirmation: ResolveOutcome | None) -> NextStep:
             s.id for s in plan.steps if not _runs_alone(case, s) and not is_approved(case, s, dossier)
         ),
     )
+    if following.do != "act" or not following.step or _runs_alone(case, following.step):
+        return following
+    question = question_about(case, following.step, dossier)
+    return following.model_copy(update={"approval": question.digest if question else ""})
 
 
 def _answers(store: Store, incident_id: str) -> dict[str, Answer]:

@@ -289,7 +289,10 @@ def _put(
     case: Case, channel: str, kind: str, body: Mapping[str, object], *, key: str, draft: bool = False
 ) -> None:
     clean = {field: redact_value(value) for field, value in body.items()}
-    case.store.enqueue(case.id, channel=channel, kind=kind, body=clean, key=key, draft=draft)
+    rounds = case.row.rounds  # given back, the same may have to be said again
+    case.store.enqueue(
+        case.id, channel=channel, kind=kind, body=clean, key=f"{key}-{rounds}" if rounds else key, draft=draft
+    )
 
 
 def _title(row: IncidentRow) -> str:

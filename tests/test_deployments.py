@@ -25,6 +25,10 @@ FORMS = {
     "verify/verify": {"service"},
     "post_incident/post_incident": {"incident_id"},
     "publish/publish": {"incident_id", "by", "message"},
+    "stop/stop": {"by", "why"},
+    "lift/lift": {"by", "why"},
+    "take_over/take_over": {"incident_id", "by", "why"},
+    "give_back/give_back": {"incident_id", "by", "why"},
 }
 
 

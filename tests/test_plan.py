@@ -126,9 +126,7 @@ def test_no_step_is_tried_twice_and_the_plan_ends(plan: Plan, states: list[State
     by_id = {each.id: each for each in plan.steps}
     came = {known.state for known in done}
     helped_nowhere = [
-        known
-        for known in done
-        if known.state in ("failed", "refused") and not by_id[known.step_id].cures <= cured
+        known for known in done if known.state in ("failed", "refused") and not by_id[known.step_id].cures <= cured
     ]
     if "taken_over" in came:
         assert following.do == "stand_back"
@@ -142,7 +140,9 @@ def test_no_step_is_tried_twice_and_the_plan_ends(plan: Plan, states: list[State
         assert following.do == ("confirm" if done or verdict == "healthy" else "hand_over")
 
 
-@given(plan=plans, verdict=st.sampled_from(VERDICTS), state=st.sampled_from(["unknown", "taken_over", "unanswered"]))
+@given(
+    plan=plans, verdict=st.sampled_from(VERDICTS), state=st.sampled_from(["unknown", "taken_over", "unanswered"])
+)
 def test_after_an_outcome_nobody_knows_or_other_hands_nothing_more_is_tried(
     plan: Plan, verdict: Any, state: State
 ) -> None:

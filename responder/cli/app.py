@@ -154,7 +154,7 @@ def show(incident: IncidentId, as_json: Json = False) -> None:
         print_json(document)
         return
     print_incident(document)
-    for title in ("phases", "attempts", "decisions", "messages"):
+    for title in ("phases", "attempts", "questions", "decisions", "messages"):
         rows = document[title]
         if rows:
             results.print(f"\n{title}")

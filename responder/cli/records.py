@@ -14,6 +14,7 @@ from responder.domain.approval import Answer, still_needed
 from responder.domain.errors import PermanentError, TransientError
 from responder.domain.incident import WAITING_TO_APPROVE, IncidentRef, Mode
 from responder.domain.profile import Profile
+from responder.domain.shell import quote
 from responder.store import Store
 from responder.store.people import Asked
 from responder.store.tables import IncidentRow
@@ -44,6 +45,8 @@ def incident_document(store: Store, incident_id: str) -> dict[str, Any]:
         },
         **{name: at.isoformat(timespec="seconds") if (at := getattr(row, name)) else None for name in moments},
         "summary": row.summary,
+        "taken_by": row.taken_by,
+        "stopped": store.stopped(),
         "commander": (store.record(row.id, "commander") or {}).get("name"),
         "pagerduty": row.pagerduty_url,
         "channel": row.channel_name,
@@ -52,8 +55,25 @@ def incident_document(store: Store, incident_id: str) -> dict[str, Any]:
             {"name": p.name, "starts": p.starts, "ended": p.outcome is not None} for p in store.phases(row.id)
         ],
         "attempts": [
-            {"id": a.id, "strategy": a.strategy, "target": a.target, "state": a.state, "reason": a.reason}
+            {
+                "id": a.id,
+                "strategy": a.strategy,
+                "target": a.target,
+                "state": a.state,
+                "reason": a.reason,
+                "difference": "; ".join(f"{name}: {was} → {now}" for name, (was, now) in a.difference.items()),
+            }
             for a in store.attempts(row.id)
+        ],
+        "questions": [
+            {
+                "digest": asked.question.digest,
+                "asks": asked.question.shown,
+                "command": quote(asked.question.command),
+                "decided": f"{asked.decided.by}: {asked.decided.decision}" if asked.decided else None,
+                "needs": None if asked.decided else still_needed(asked.question, asked.answers),
+            }
+            for asked in store.questions(row.id)
         ],
         "decisions": [
             {"at": d.at.isoformat(timespec="seconds"), "who": d.who, "what": d.what, "why": d.why}

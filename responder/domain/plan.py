@@ -96,6 +96,7 @@ class NextStep(Frozen):
     do: Literal["ask", "act", "wait", "confirm", "hand_over", "stand_back", "rehearsed"]
     steps: tuple[PlanStep, ...] = ()
     reason: str = ""
+    approval: str = Field("", description="Digest of the question that people have approved, if they were asked.")
 
     @property
     def step(self) -> PlanStep | None:

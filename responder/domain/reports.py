@@ -20,10 +20,18 @@ EXCERPTS = 8
 TIMELINE_ROWS = 300
 
 
-def what_now(incident_id: str, *, status: str, outcome: str | None, reason: str | None, waiting: str) -> str:
+def what_now(
+    incident_id: str,
+    *,
+    status: str,
+    outcome: str | None,
+    reason: str | None,
+    waiting: str,
+    held_back: str | None = None,
+) -> str:
     """Where the incident stands, and what a person can do next.
 
-    `waiting` says what a person is waited for; empty for nothing.
+    `waiting` says what a person is waited for; empty for nothing. `held_back` says why nothing is begun for it.
     """
     close = f'incident close {incident_id} --why "what was done"'
     if status == "closed":
@@ -35,6 +43,11 @@ def what_now(incident_id: str, *, status: str, outcome: str | None, reason: str 
         state, commands = f"Open, {waiting}: Resume on this page, or the command below", [answer]
     else:
         state, commands = "Open, it is worked on", [f"incident watch {incident_id}", 'incident stop "why"']
+    if held_back and status != "closed":
+        state = f"{state}. Nothing is changed: {held_back}"
+        commands.append(
+            'incident stop --lift "why"' if "stopped" in held_back else f"incident give-back {incident_id}"
+        )
     return render("what_now.md.j2", state=state, reason=reason, commands="\n".join(commands))
 
 

@@ -11,7 +11,7 @@ from responder.domain.notices import SITE_TEMPLATES
 from responder.domain.site_templates import template_problems
 from responder.keeper.access import Access
 from responder.keeper.backups import Backups
-from responder.keeper.clocks import answer_forms
+from responder.keeper.clocks import Clock, answer_forms
 from responder.keeper.decisions import DecisionNotes
 from responder.keeper.leases import keep_pages_quiet
 from responder.keeper.outbox import Outbox
@@ -54,8 +54,9 @@ def main() -> None:
     store.keeper_beats(holder)
     for duty in duties:
         threading.Thread(target=_repeat, args=(duty, ended), daemon=True).start()
+    clock = Clock()
     while signal.sigtimedwait(ENDINGS, BEAT_S) is None:
-        _do(lambda: store.keeper_beats(holder))
+        _do(lambda: store.keeper_beats(holder, clock_jump_s=clock.jump_s()))
     ended.set()
     outbox.close()
 

@@ -24,10 +24,11 @@ def hand_over(store: Store, incident_id: str, ending: Ending) -> None:
         )
     )
     body = {"text": text, "summary": f"{row.severity or ''} {row.service}: {row.summary}".strip(), "link": link}
+    again = f"-{row.rounds}" if row.rounds else ""  # given back, the same may have to be said again
     if profile.pagerduty:
-        store.enqueue(incident_id, channel="pagerduty", kind="escalate", body=body, key="escalate")
+        store.enqueue(incident_id, channel="pagerduty", kind="escalate", body=body, key=f"escalate{again}")
     if profile.slack:
         kind = "post" if profile.pagerduty else "escalate"
         said = {"text": for_slack(text), "blocks": slack_blocks(text)}
-        store.enqueue(incident_id, channel="slack", kind=kind, body=said, key="escalation")
+        store.enqueue(incident_id, channel="slack", kind=kind, body=said, key=f"escalation{again}")
     store.end_run(incident_id, row.epoch, ending)

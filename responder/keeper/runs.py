@@ -15,6 +15,7 @@ from responder.domain.incident import Ending, Outcome
 from responder.domain.profile import Profile
 from responder.keeper.handover import hand_over
 from responder.store import Store
+from responder.store.people import GIVEN_BACK
 from responder.store.tables import IncidentRow
 
 # The worker reports a crash a second time, about three seconds after the first: a run that is scheduled
@@ -32,7 +33,7 @@ def take_up_lapsed_runs(store: Store, holder: str) -> None:
         if lease.expires_at > now():
             continue
         try:
-            _take_up(store, holder, incident)
+            _take_up(store, holder, incident, given_back=lease.holder == GIVEN_BACK)
         except ObjectNotFound:
             ending = Ending(outcome=Outcome.ESCALATED, reason="the run was deleted in Prefect")
             hand_over(store, incident.id, ending)
@@ -40,7 +41,7 @@ def take_up_lapsed_runs(store: Store, holder: str) -> None:
             logging.getLogger(__name__).warning("Prefect does not answer, %s waits: %s", incident.id, error)
 
 
-def _take_up(store: Store, holder: str, incident: IncidentRow) -> None:
+def _take_up(store: Store, holder: str, incident: IncidentRow, *, given_back: bool) -> None:
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(UUID(incident.run_id))
         state = run.state
@@ -48,6 +49,9 @@ def _take_up(store: Store, holder: str, incident: IncidentRow) -> None:
             return
         lease_s = max(Profile.model_validate(incident.profile).clock.run_lease_s, START_S)
         if not store.take_over_lease(incident.id, holder=holder, lease_s=lease_s):
+            return
+        if given_back:
+            client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry"), force=True)
             return
         lapses = store.count_take_up(incident.id)
         store.decide(

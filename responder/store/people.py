@@ -170,20 +170,20 @@ class People(Database):
         """A person gives the incident back: the automation looks afresh and goes on with what is left of the plan.
 
         What was acted on stays tried. A run that has ended already is taken up again by the keeper. Raises
-        `PermanentError` when it is closed, or nobody has it.
+        `PermanentError` when it is closed, or ended for another reason than somebody's hands.
         """
         with self._session() as session:
             row = locked(session, incident_id)
-            ended_for_hands = row.outcome == Outcome.TAKEN_OVER
-            if row.status == "closed" or (row.taken_by is None and not ended_for_hands):
+            if row.status == "closed" or row.outcome not in (None, Outcome.TAKEN_OVER):
                 raise PermanentError(
-                    f"incident {incident_id} is closed" if row.status == "closed" else f"nobody has {incident_id}"
+                    f"incident {incident_id} is {row.status} ({row.outcome}): only what is worked on, or was "
+                    "taken over, can be given back"
                 )
             row.taken_by = row.acknowledged_by = None
             row.rounds += 1
-            _set_aside(session, row)
             session.add(DecisionRow(incident_id=incident_id, at=now(), who=who, what="gives it back", why=why))
-            if row.outcome is not None:
+            if row.outcome is not None:  # else its run sets aside what it has found, when it notices
+                _set_aside(session, row)
                 row.outcome, row.reason = None, ""
                 row.epoch += 1
                 session.execute(delete(LeaseRow).where(LeaseRow.incident_id == incident_id))
@@ -197,6 +197,11 @@ class People(Database):
                     )
                 )
             return row
+
+    def set_aside(self, incident_id: str, epoch: int) -> None:
+        """Let what was found be found again, and what was only refused be tried. Raises `StaleEpochError`."""
+        with self._fenced(incident_id, epoch) as (session, row):
+            _set_aside(session, row)
 
     # --- stop everything ---------------------------------------------------------------------------
 
