@@ -643,7 +643,7 @@ def test_a_missing_right_is_told_to_a_person_with_the_next_command(story: Story)
     assert story.row.outcome == "escalated"
     assert story.actions[story.service_hosts[0]] == []
     [attempt] = story.attempts
-    assert (attempt.state, attempt.exit_status) == ("ended", 1)
+    assert (attempt.state, attempt.exit_status) == ("failed", 1)
     assert "a password is required" in story.page_text
     assert "journalctl" in story.page_text
     assert story.sent("pagerduty", "escalate")

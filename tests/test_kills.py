@@ -192,7 +192,7 @@ def _nothing_was_told_twice(end: End) -> None:
 def _ended_as_if_nothing_had_happened(end: End) -> None:
     assert (end.row.outcome, end.row.status, end.state) == ("resolved", "closed", "Completed"), end.row.reason
     assert [action.verb for action in end.actions] == ["restart"]
-    assert [attempt.state for attempt in end.attempts] == ["ended"]
+    assert [attempt.state for attempt in end.attempts] == ["committed"]
     assert all(phase.outcome for phase in end.phases)
     assert end.postmortem
     assert end.page == "resolved"
