@@ -17,7 +17,6 @@ import pytest
 import typer
 from commands import Ran, incident
 from factories import profile
-from lab_runs import PATIENCE_S, broken_lab, start_incident, wait_for, wait_opened
 
 from responder.domain.incident import Alert, Kind, Mode
 from responder.domain.profile import Profile
@@ -25,6 +24,7 @@ from responder.lab.lab import Lab
 from responder.lab.pagerduty import Incident
 from responder.store import Store
 from responder.store.tables import IncidentRow
+from tests.lab_runs import PATIENCE_S, broken_lab, start_incident, wait_for, wait_opened
 
 # --- usage -------------------------------------------------------------------------------------------
 

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 import yaml
 from doc_pages import PAGES, README, ROOT, Block, blocks, blocks_of
-from lab_runs import PATIENCE_S, wait_for
 from processes import wait_until_gone
 
 from responder.lab.lab import Lab
 from responder.lab.scenario import load_scenario
+from tests.lab_runs import PATIENCE_S, wait_for
 
 SHELL = ("bash", "console")
 TUTORIAL = ROOT / "docs/tutorial.md"

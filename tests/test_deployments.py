@@ -13,10 +13,10 @@ from uuid import uuid4
 import httpx
 import jsonschema
 import pytest
-from lab_runs import broken_lab
 
 from responder.domain.incident import Alert
 from responder.installation import Installation
+from tests.lab_runs import broken_lab
 
 ROOT = Path(__file__).parent.parent
 FORMS = {

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_runs import PATIENCE_S, broken_lab, start_incident, wait_for, wait_opened
 from prefect.logging import disable_run_logger
 from pydantic import SecretStr
 
@@ -37,6 +36,7 @@ from responder.store.tables import AttemptRow, IncidentRow, MessageRow
 from tasks.hold import watch
 from tasks.look import look_at_fleet, look_at_host
 from tasks.opening import open_incident
+from tests.lab_runs import PATIENCE_S, broken_lab, start_incident, wait_for, wait_opened
 
 
 def scenario(*faults: Mapping[str, Any], hosts: int = 1, **changes: Any) -> Scenario:

@@ -1,7 +1,7 @@
 """Kill what works on an incident at every moment that matters; the hosts count what was done to them.
 
-The stories of one wave run side by side on the session's installation, because most of their time is waiting;
-each test then looks at the end of one. What stops, or kills, something for everybody has a wave of its own.
+The stories of one wave run side by side on the session's installation; each test then looks at the end of one.
+What stops, or kills, something for everybody has a wave of its own.
 """
 
 import os
@@ -10,177 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import pytest
-from lab_runs import PATIENCE_S, broken_lab, start_incident, wait_ended, wait_for, wait_opened
 
-from responder.cli.runs import wait_until_final
-from responder.domain.profile import Profile
 from responder.installation import Installation
-from responder.lab.host import Hold, LabHost
-from responder.lab.lab import HostAction, Lab
-from responder.store import Store, open_store
-from responder.store.tables import AttemptRow, DecisionRow, IncidentRow, MessageRow, PhaseRow
-
-AT_ONCE = 4
-FENCE = "command -v setsid"
-"""In the text that takes an attempt's fence and starts it; not in the ones that bar or poll it."""
-LAST_WORDS_OF_DIAGNOSIS = "df -P -i"
-LOOK = "who -u"
-"""In every look at who else is at work: the triage's, the diagnosis', and the one before acting."""
-PROBE = "/api/health"
-
-
-def _patient(profile: Profile) -> Profile:
-    """Deadlines that a slow machine keeps; what the stories are about stays a drill's."""
-    patient = {"run_lease_s": 25, "step_s": 900, "settle_s": 600, "confirm_deadline_s": 1200}
-    return profile.model_copy(update={"clocks": profile.clocks.model_copy(update=patient)})
-
-
-@dataclass
-class Story:
-    """One incident on a lab of its own, and the means to interfere with it."""
-
-    lab: Lab
-    store: Store
-    run_id: str = ""
-    seen: dict[str, object] = field(default_factory=dict)
-    """What the story itself noticed, for its test."""
-
-    @property
-    def host(self) -> LabHost:
-        """The lab's only host."""
-        return self.lab.hosts[0]
-
-    @property
-    def row(self) -> IncidentRow:
-        """The incident, once it is open."""
-        return wait_opened(self.store, self.run_id)
-
-    def start(self) -> None:
-        """Start the incident's run by its alert."""
-        self.run_id = start_incident(self.lab)
-
-    def until(self, command: str, state: str = "received", *, count: int = 1, since: float = 0.0) -> None:
-        """Wait until the host got so many matching commands since then, and they have come so far."""
-
-        def come() -> bool:
-            found = [c for c in self.host.commands() if command in c["command"] and c["at"] >= since]
-            return len([c for c in found if c["state"] == state]) >= count
-
-        wait_for(come, named=f"{count} of {command!r} {state}")
-
-    def hold_the_look_before_acting(self, *, most: int | None = None) -> Hold:
-        """Start, and wait until the mitigation's first look is held: nothing is intended yet."""
-        with self.host.hold(LAST_WORDS_OF_DIAGNOSIS):
-            self.start()
-            self.until(LAST_WORDS_OF_DIAGNOSIS)
-            hold, since = self.host.hold(LOOK, most=most), time.time()
-        self.until(LOOK, since=since)
-        return hold
-
-    def process(self, but: int = 0) -> int:
-        """The process of the flow that holds the run's lease; not the one of `but`."""
-
-        def holder() -> int | None:
-            for lease, incident in self.store.leases():
-                if incident.run_id == self.run_id and not lease.holder.startswith("keeper:"):
-                    pid = int(lease.holder.rpartition(":")[2])
-                    return pid if pid != but else None
-            return None
-
-        return wait_for(holder, named="the process of the flow")
-
-    def kill(self) -> int:
-        """Kill the flow's process as the kernel would; returns its number."""
-        pid = self.process()
-        kill(pid)
-        return pid
-
-
-@dataclass(frozen=True)
-class End:
-    """What a story left behind, in the store, on the host, and with people."""
-
-    row: IncidentRow
-    state: str
-    attempts: Sequence[AttemptRow]
-    phases: Sequence[PhaseRow]
-    decisions: Sequence[DecisionRow]
-    messages: Sequence[MessageRow]
-    postmortem: bool
-    actions: list[HostAction]
-    page: str
-    pages: list[str]
-    notes: list[str]
-    posts: list[str]
-    channels: list[str]
-    seen: Mapping[str, object]
-
-
-def kill(pid: int) -> None:
-    """SIGKILL, and wait until it has worked."""
-    os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not alive(pid), named=f"the end of process {pid}")
-
-
-def alive(pid: int) -> bool:
-    """Whether the process lives; one that nobody has buried yet does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def _play(tell: Callable[[Story], None], folder: Path) -> End:
-    store = open_store()
-    try:
-        with broken_lab("process-crash", folder, profile=_patient) as lab:
-            story = Story(lab, store)
-            tell(story)
-            return _end(story)
-    finally:
-        store.close()
-
-
-def _told(store: Store, row: IncidentRow) -> Sequence[MessageRow] | None:
-    """All messages, once none waits: the keeper puts some in after an incident has ended."""
-    messages = store.messages(row.id)
-    return messages if all(message.state != "waiting" for message in messages) else None
-
-
-def _end(story: Story) -> End:
-    store, lab = story.store, story.lab
-    row = wait_ended(store, story.run_id)
-    state = wait_until_final(story.run_id, PATIENCE_S)
-    messages = wait_for(lambda: _told(store, row), named="what the keeper adds after the end")
-    [page] = lab.pagerduty.incidents
-    return End(
-        row=row,
-        state=state,
-        attempts=store.attempts(row.id),
-        phases=store.phases(row.id),
-        decisions=store.decisions(row.id),
-        messages=messages,
-        postmortem=store.record(row.id, "post-mortem") is not None,
-        actions=lab.actions(),
-        page=page.status,
-        pages=[each.why for each in lab.pagerduty.pages],
-        notes=page.notes,
-        posts=[message.text for message in lab.slack.messages],
-        channels=[channel.name for channel in lab.slack.channels if channel.creator == lab.slack.bot_id],
-        seen=story.seen,
-    )
+from tests.lab_runs import PATIENCE_S, wait_ended, wait_for
+from tests.stories import FENCE, LOOK, PROBE, End, Story, alive, play, play_all
 
 
 def _wave(stories: Sequence[Callable[[Story], None]], folder: Path) -> dict[str, Future[End]]:
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        futures = {story.__name__: pool.submit(_play, story, folder) for story in stories}
-        wait(futures.values())
-    return futures
+    return play_all({story.__name__: partial(play, story, folder) for story in stories})
 
 
 def _nothing_was_told_twice(end: End) -> None:
@@ -416,7 +258,7 @@ def test_a_run_killed_with_its_worker_is_taken_up_by_the_next_worker(
         hold.release(run=False)
         installation.start_worker()
 
-    _ended_as_if_nothing_had_happened(_play(killed_with_its_worker, tmp_path))
+    _ended_as_if_nothing_had_happened(play(killed_with_its_worker, tmp_path))
 
 
 def test_what_could_not_be_told_without_a_keeper_is_told_later_and_once(
@@ -437,6 +279,6 @@ def test_what_could_not_be_told_without_a_keeper_is_told_later_and_once(
         finally:
             installation.start_keeper()  # other tests need it, too
 
-    end = _play(without_a_keeper, tmp_path)
+    end = play(without_a_keeper, tmp_path)
     assert end.seen["waiting"] == {"post", "note", "resolve", "publish", "ticket", "archive"}
     _ended_as_if_nothing_had_happened(end)

@@ -8,7 +8,6 @@ from uuid import uuid4
 import pytest
 from commands import incident
 from factories import alert, profile
-from lab_runs import wait_for
 
 from responder.domain.incident import Kind, Mode
 from responder.lab.pagerduty import PagerDutyStandIn
@@ -16,6 +15,7 @@ from responder.lab.slack import SlackStandIn
 from responder.lab.statuspage import StatuspageStandIn
 from responder.store import Store
 from responder.store.tables import IncidentRow
+from tests.lab_runs import wait_for
 
 CUSTOMERS = {"name": "Orders fail", "impact": "critical", "components": {}}
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_runs import PATIENCE_S, wait_for
 from processes import processes_of, wait_until_gone
 from rich.console import Console
 
@@ -25,6 +24,7 @@ from responder.cli.up import Screen, Supervisor
 from responder.domain.base import now
 from responder.domain.errors import PermanentError, TransientError
 from responder.running import Running, claim, find_running
+from tests.lab_runs import PATIENCE_S, wait_for
 
 PROGRAM = str(Path(sys.executable).with_name("incident"))
 

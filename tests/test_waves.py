@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
-from lab_runs import broken_lab, start_incident, wait_ended
 
 from responder.domain.profile import Profile
 from responder.lab.lab import Lab
 from responder.store import Store, open_store
 from responder.store.tables import AttemptRow, IncidentRow, PhaseRow
+from tests.lab_runs import broken_lab, start_incident, wait_ended
 
 
 @dataclass
