@@ -74,7 +74,7 @@ def _intend(case: Case, step: PlanStep, host: Host, admitted: Admitted) -> Attem
         step_id=step.id,
         strategy=step.title,
         target=step.target,
-        machine=f"{host.address.lower()}:{host.port}",
+        machine=machine_of(host),
         command=admitted.command,
         snapshot=admitted.before.model_dump(mode="json"),
     )
@@ -128,6 +128,19 @@ def _bar(case: Case, attempt: AttemptRow, host: Host, instead: AttemptOutcome) -
     return _unknown(case, attempt, f"{instead.reason}; and the fence says: {fence.detail}")
 
 
+def bar_intents(case: Case, why: str) -> None:
+    """Bar every attempt that was intended and perhaps never sent: nothing may begin once nobody waits for it."""
+    for attempt in case.store.attempts(case.id):
+        if attempt.state == AttemptState.INTENDED:
+            [host] = [host for host in case.profile.hosts if machine_of(host) == attempt.machine]
+            _bar(case, attempt, host, AttemptOutcome(attempt_id=attempt.id, state="refused", reason=why))
+
+
+def machine_of(host: Host) -> str:
+    """The machine as attempts know it, whatever a profile calls it."""
+    return f"{host.address.lower()}:{host.port}"
+
+
 def _poll(case: Case, attempt: AttemptRow, host: Host, timeout_s: float) -> AttemptOutcome:
     deadline = time.monotonic() + timeout_s
     why = "it was never asked"
@@ -156,7 +169,9 @@ def _ended(case: Case, attempt: AttemptRow, change: ChangeState) -> AttemptOutco
 
     output = redact(bound(change.output, 4_000))
     text = f"ended with status {change.exit_status}, which proves nothing yet"
-    ended = {"ended_at": now(), "exit_status": change.exit_status, "output": output, "reason": text}
+    begun = attempt.acted_at or now()  # an earlier run may have died before it could say that it had begun
+    ended: dict[str, object] = {"acted_at": begun, "ended_at": now(), "exit_status": change.exit_status}
+    ended |= {"output": output, "reason": text}
     _move(case, attempt, AttemptState.ENDED, **ended)
     last_words = (output.strip().splitlines() or [""])[-1]
     reason = text if change.exit_status == 0 else f"{text}: {last_words}"

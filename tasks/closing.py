@@ -17,6 +17,7 @@ from responder.domain.plan import NextStep, confirmed_ending
 from responder.domain.verification import required_checks
 from responder.store import open_store
 from responder.store.tables import IncidentRow
+from tasks.attempt import bar_intents
 from tasks.case import Case, open_case, ranking
 from tasks.forms import Closing, ClosingForm
 from tasks.hold import still_firing
@@ -101,6 +102,7 @@ def _answered(ending: Ending, given: Mapping[str, Any]) -> Ending:
 def end_of(ref: IncidentRef, ending: Ending) -> Ending:
     """Tell people how it ended. A dry run tells what would have been, and always ends as a dry run."""
     case = open_case(ref)
+    bar_intents(case, f"the run ends: {ending.reason}")
     if not ref.mode.acts and ending.outcome is not Outcome.DRY_RUN:
         ending = Ending(
             outcome=Outcome.DRY_RUN, reason=f"would have ended as {ending.outcome.value}: {ending.reason}"

@@ -36,7 +36,7 @@ from responder.domain.verification import (
     take_sample,
 )
 from tasks.admission import ill_metrics, save_orders, snapshot_before, target_of
-from tasks.attempt import settle
+from tasks.attempt import bar_intents, settle
 from tasks.case import Case
 from tasks.probes import Look
 from tasks.results import read_plan, read_results
@@ -259,6 +259,7 @@ def stand_by(case: Case, reason: str) -> Ending | None:
     """
     clock = case.profile.clock
     rounds = case.row.rounds
+    bar_intents(case, reason)
     case.step(f"observe: {reason}"[:300], deadline_s=clock.observe_s + clock.step_s)
     case.store.decide(
         case.id, who="responder", what="observes, advises and changes nothing", why=_advice(case, reason)

@@ -177,7 +177,7 @@ def page_a_person(case: Case, what_is_wrong: str, results: tuple[StepResult, ...
     host = next((hosts[step.runs_on] for step in bad if step and step.runs_on in hosts), case.profile.hosts[0])
     journal = (*case.profile.unit.journalctl, "-u", case.profile.unit.name, "-n", "50", "--no-pager")
     login = case.profile.ssh.command(host)
-    refused = tuple(result.reason for result in results if result.state in ("refused", "taken_over"))
+    refused = tuple(result.reason for result in results if result.state in ("refused", "taken_over", "unanswered"))
     page = Escalation(
         severity=Severity(row.severity or Severity.P1),
         service=row.service,

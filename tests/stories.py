@@ -1,10 +1,13 @@
 """Incidents that are interfered with: the means to do so, and what is left behind at the end."""
 
+import ctypes
 import os
 import signal
+import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from responder.store.tables import AttemptRow, DecisionRow, IncidentRow, Message
 from tests.lab_runs import PATIENCE_S, broken_lab, start_incident, wait_ended, wait_for, wait_opened
 
 AT_ONCE = 4
+_PIDFD_GETFD = 438  # the same number on every architecture; Python has no call for it
 FENCE = "command -v setsid"
 """In the text that takes an attempt's fence and starts it; not in the ones that bar or poll it."""
 LAST_WORDS_OF_DIAGNOSIS = "df -P -i"
@@ -92,6 +96,33 @@ class Story:
         kill(pid)
         return pid
 
+    def cut_its_connections(self) -> int:
+        """Shut every SSH connection of the flow's process to the lab, as a network that goes away; how many."""
+        ports = {host.port for host in self.lab.hosts}
+        pid = self.process()
+        pidfd = os.pidfd_open(pid)
+        cut = 0
+        try:
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):  # closed meanwhile
+                    if os.readlink(link).startswith("socket:"):
+                        cut += _shut(pidfd, int(link.name), ports)
+        finally:
+            os.close(pidfd)
+        return cut
+
+
+def _shut(pidfd: int, number: int, ports: Container[int]) -> bool:
+    """Shut the process' socket of that number if it leads to one of the ports; whether it did."""
+    fd = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, pidfd, number, 0)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), f"pidfd_getfd of {number}")
+    with socket.socket(fileno=fd) as ours:
+        if ours.family not in (socket.AF_INET, socket.AF_INET6) or ours.getpeername()[1] not in ports:
+            return False
+        ours.shutdown(socket.SHUT_RDWR)
+        return True
+
 
 @dataclass(frozen=True)
 class End:
@@ -164,7 +195,8 @@ def end_of(story: Story) -> End:
     row = wait_ended(store, story.run_id)
     state = wait_until_final(story.run_id, PATIENCE_S)
     messages = wait_for(lambda: _told(store, row), named="what the keeper adds after the end")
-    [page] = lab.pagerduty.incidents
+    pages = lab.pagerduty.incidents
+    page = next((each for each in pages if each.status == "acknowledged"), pages[0])
     return End(
         row=row,
         state=state,

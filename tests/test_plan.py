@@ -18,7 +18,7 @@ from responder.domain.strategies.restart import Restart
 from responder.domain.strategies.scale import Scale
 from tests.factories import catalogue, dossier, hypothesis_data, seen
 
-State = Literal["held", "failed", "refused", "unknown", "taken_over"]
+State = Literal["held", "failed", "refused", "unknown", "taken_over", "unanswered"]
 STATES: tuple[State, ...] = get_args(State)
 VERDICTS: tuple[Verdict, ...] = ("healthy", "unhealthy", "unknown")
 

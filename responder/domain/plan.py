@@ -11,6 +11,7 @@ from responder.domain.incident import AttemptOutcome, Ending, Kind, Outcome, Res
 from responder.domain.strategies import PERSON, WAIT, Strategy, StrategyName, Target
 
 UNDO = "undo-"
+StepState = Literal["held", "failed", "refused", "unknown", "taken_over", "rehearsed", "unanswered"]
 
 
 class PlanStep(Frozen):
@@ -60,7 +61,7 @@ class StepResult(Frozen):
     """
 
     step_id: str
-    state: Literal["held", "failed", "refused", "unknown", "taken_over", "rehearsed", "unanswered"]
+    state: StepState
     reason: str
     acted: bool = Field(False, description="Whether something was changed.")
 

@@ -17,6 +17,7 @@ from responder.domain.hypothesis import Judgement
 from responder.domain.impact import QUESTIONS
 from responder.domain.incident import Outcome, Phase, Severity
 from responder.domain.notices import Shown, day, duration, inline, render
+from responder.domain.plan import StepState
 from responder.domain.profile import DUE_DAYS, Contact, Runbook
 from responder.domain.timeline import Timeline
 
@@ -59,6 +60,7 @@ STATE_WORDS = {
     "unknown": "has an unknown outcome",
     "taken_over": "was left to a person",
     "rehearsed": "was only rehearsed",
+    "unanswered": "was not answered by anybody in time",
 }
 
 
@@ -166,7 +168,7 @@ class AttemptSummary(Frozen):
 
     strategy: str
     target: str
-    state: Literal["held", "failed", "refused", "unknown", "taken_over", "rehearsed"]
+    state: StepState
     reason: str
 
     @property

@@ -400,8 +400,8 @@ class Machine:
     def do_ssh(self, mode: str) -> None:
         self.sshd.set_mode(cast(Mode, mode))
 
-    def do_cut(self, match: str, when: str) -> None:
-        self.sshd.cut = (re.compile(match), when)
+    def do_cut(self, match: str | None, when: str = "before") -> None:
+        self.sshd.cut = (re.compile(match), when) if match else None
 
     def do_change_host_key(self) -> None:
         self.sshd.presented_key = load_key(new_key())
