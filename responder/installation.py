@@ -7,11 +7,13 @@ never touched, whatever is set outside.
 import contextlib
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +26,10 @@ from responder.store.location import HOME, STORE_URL, open_store
 POOL = "incident"
 UP_PORT = 4280
 """Of the server of `incident up`, so that links live on; 4200 is left to the user's own Prefect."""
+RECEIVER_PORT = 4281
+"""Of the HTTP door."""
+LOOPBACK = "127.0.0.1"
+_PASSWORD = "server-password"  # noqa: S105 - the name of a file
 _SERVER_START_S = 180
 _READY_S = 120
 _STOP_S = 15
@@ -36,8 +42,10 @@ class Installation:
 
     Use as a context manager: entering starts what is missing, leaving stops what was started.
     With `api_url` the server is somebody else's, and only a worker and a keeper are started, unless a keeper
-    lives already. Without `workers` there is nothing but the server. `port` is the server's own; any free one
-    if none is given. `meanwhile` is called again and again while it starts, and may raise to break that off.
+    lives already; it is asked with `password`, else with what the environment says. Without `workers` there is
+    nothing but the server. Our own server listens on `host` and `port`, any free one if none is given, and always
+    asks for the `server_password`. With `receiver_port` the HTTP door is opened, too, on the same `host`.
+    `meanwhile` is called again and again while it starts, and may raise to break that off.
     """
 
     def __init__(
@@ -45,15 +53,21 @@ class Installation:
         home: Path,
         *,
         api_url: str | None = None,
+        password: str | None = None,
         workers: bool = True,
+        host: str = LOOPBACK,
         port: int | None = None,
+        receiver_port: int | None = None,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         self.home = home.resolve()
         self._workers = workers
         self._meanwhile = meanwhile
-        self.api_url = api_url or f"http://127.0.0.1:{port or _free_port()}/api"
+        self._host, self._port = host, port or _free_port()
+        self._receiver_port = receiver_port
+        self.api_url = api_url or f"http://{_reached_at(host)}:{self._port}/api"
         self._owns_server = api_url is None
+        self._password = password
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
@@ -62,9 +76,21 @@ class Installation:
         outside = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith("PREFECT") or (not self._owns_server and name in _CLIENT_SETTINGS)
+            if not name.startswith("PREFECT")
+            or (not self._owns_server and self._password is None and name in _CLIENT_SETTINGS)
         }
-        return outside | self._settings()
+        return outside | self._settings() | self._locks()
+
+    def _locks(self) -> dict[str, str]:
+        """The password, and what makes our own server ask for it."""
+        if not self._owns_server:
+            return {} if self._password is None else {"PREFECT_API_AUTH_STRING": self._password}
+        password = server_password(self.home)
+        return {
+            "PREFECT_API_AUTH_STRING": password,
+            "PREFECT_SERVER_API_AUTH_STRING": password,
+            "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        }
 
     def _settings(self) -> dict[str, str]:
         prefect_home = self.home / "prefect"
@@ -105,8 +131,12 @@ class Installation:
             if self._owns_server:
                 self.start_server()
                 self._await("server", self.answers, _SERVER_START_S)
+                self._require_locked()
             if self._workers and (self._owns_server or not kept):
                 self._start_workers()
+            if self._receiver_port:
+                self.start_receiver()
+                self._await("receiver", self.receiver_answers, _READY_S)
         except BaseException:
             self.stop()
             raise
@@ -120,12 +150,19 @@ class Installation:
     def start_server(self) -> None:
         """Begin to start the server; it `answers` some seconds later."""
         (self.home / "prefect").mkdir(exist_ok=True)
-        port = self.api_url.split(":")[2].split("/")[0]
-        self.spawn("server", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port)
+        self.spawn("server", "prefect", "server", "start", "--host", self._host, "--port", str(self._port))
 
     def answers(self) -> bool:
         """Whether the server answers that it is well, within 2 s."""
-        return _answers(f"{self.api_url}/health")
+        return _status(f"{self.api_url}/health") == 200
+
+    def _require_locked(self) -> None:
+        url = f"{self.api_url}/admin/settings"
+        if (status := _status(url)) != 401:
+            raise PermanentError(
+                f"Prefect's server answers {status} at {url} without its password, so it is not used: whoever "
+                "reaches it would read the secrets of all services. Is another one listening there?"
+            )
 
     def _start_workers(self) -> None:
         # The pool before the worker and the deployments: both refuse to work without it.
@@ -142,6 +179,19 @@ class Installation:
     def start_keeper(self) -> None:
         """Start the keeper: leases, outbox, taking up crashed runs."""
         self.spawn("keeper", "responder.keeper")
+
+    def start_receiver(self) -> None:
+        """Open the HTTP door; it answers a moment later."""
+        self.spawn("receiver", "responder.receiver", self._host, str(self._receiver_port))
+
+    @property
+    def receiver_url(self) -> str | None:
+        """Where the HTTP door is, if it is one of ours."""
+        return f"http://{_reached_at(self._host)}:{self._receiver_port}" if self._receiver_port else None
+
+    def receiver_answers(self) -> bool:
+        """Whether the HTTP door answers, within 2 s."""
+        return _status(f"{self.receiver_url}/healthz") == 200
 
     def spawn(self, name: str, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start `python -m module arguments…` as a child that dies with this process.
@@ -203,7 +253,7 @@ class Installation:
 
     def stop(self) -> None:
         """Stop what was started, the server last; what does not end is killed."""
-        for name in ("keeper", "worker", "server"):
+        for name in ("receiver", "keeper", "worker", "server"):
             if child := self._children.pop(name, None):
                 _stop(child)
 
@@ -215,6 +265,28 @@ def adopt(environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
 
 
+def server_password(home: Path) -> str:
+    """What the Prefect server of this data folder asks for; made when it is first needed.
+
+    It lies in `server_password_file`, which nobody but its owner can read.
+    """
+    file = server_password_file(home)
+    if not file.exists():
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = home / f"{_PASSWORD}.{os.getpid()}"
+        draft.touch(mode=0o600, exist_ok=False)
+        draft.write_text(f"incident:{secrets.token_urlsafe(32)}", encoding="utf-8")
+        with contextlib.suppress(FileExistsError):  # another command was quicker: its password holds
+            os.link(draft, file)
+        draft.unlink()
+    return file.read_text(encoding="utf-8")
+
+
+def server_password_file(home: Path) -> Path:
+    """Where the password lies, as a whole what Prefect's UI asks for."""
+    return home / _PASSWORD
+
+
 def prefect_file() -> Path:
     """The `prefect.yaml` with our deployments: beside the packages in a checkout, inside when installed."""
     package = Path(__file__).parent
@@ -224,16 +296,26 @@ def prefect_file() -> Path:
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
-def _answers(url: str) -> bool:
+def _reached_at(host: str) -> str:
+    """How processes of this machine reach what listens on `host`."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared with, not bound to
+        return LOOPBACK
+    return f"[{host}]" if ":" in host else host
+
+
+def _status(url: str) -> int | None:
+    """What our own server answers within 2 s; None when nothing answers."""
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own server's URL
-            return bool(answer.status == 200)
+            return int(answer.status)
+    except urllib.error.HTTPError as refused:
+        return refused.code
     except OSError:
-        return False
+        return None
 
 
 def _die_with_parent() -> None:

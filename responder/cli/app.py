@@ -20,18 +20,21 @@ from responder.cli.output import (
     results,
     see,
 )
-from responder.cli.signals import wait_until_asked_to_end
+from responder.cli.signals import until_asked_to_end, wait_until_asked_to_end
 from responder.domain.errors import PermanentError, TransientError
 from responder.domain.incident import Kind, Mode, Outcome, Severity
-from responder.installation import UP_PORT, Installation, adopt
+from responder.installation import LOOPBACK, RECEIVER_PORT, UP_PORT, Installation, adopt, server_password
 from responder.running import find_running
 from responder.store import Store, data_folder, open_store
+from responder.store.tables import TokenRow
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Run incidents on Prefect."
 )
 service_app = typer.Typer(no_args_is_help=True, help="The services that are looked after.")
 app.add_typer(service_app, name="service")
+token_app = typer.Typer(no_args_is_help=True, help="Personal tokens, by which people prove who they are.")
+app.add_typer(token_app, name="token")
 lab_app = typer.Typer(no_args_is_help=True, help="The lab of `incident up --lab`.")
 app.add_typer(lab_app, name="lab")
 
@@ -39,6 +42,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 JsonLines = Annotated[bool, typer.Option("--json", help="Print a JSON document a line, as things happen.")]
 ScenarioName = Annotated[str, typer.Argument(help="Name of a scenario, or a scenario file.")]
 IncidentId = Annotated[str, typer.Argument(help="Id of the incident, or the beginning of one.")]
+TokenId = Annotated[int, typer.Argument(min=1, max=2**31 - 1, help="Id of the token, of `incident token list`.")]
+
+UNSAFE_ADDRESS = (
+    "note: passwords and tokens are sent in clear to this address: let nothing reach it but a proxy that speaks TLS, "
+    "and see docs/how-to.md#let-others-in"
+)
 
 
 def me() -> str:
@@ -60,18 +69,20 @@ def who(store: Store) -> tuple[str, bool]:
     return person, True
 
 
-def _api_url() -> str | None:
-    """Where a server is to be found: `PREFECT_API_URL`, else that of `incident up` in the data folder."""
+def _found(*, workers: bool = True) -> Installation | None:
+    """The server that there is: that of `PREFECT_API_URL`, else that of `incident up` in the data folder."""
+    home = data_folder()
     if given := os.environ.get("PREFECT_API_URL"):
-        return given
-    up = find_running(data_folder())
-    return up.api_url if up else None
+        return Installation(home, api_url=given, workers=workers)
+    if up := find_running(home):
+        return Installation(home, api_url=up.api_url, password=server_password(home), workers=workers)
+    return None
 
 
 @contextmanager
 def _installation(*, workers: bool = True) -> Iterator[Installation]:
     """The server that there is, else one of our own for as long as the command runs."""
-    with Installation(data_folder(), api_url=_api_url(), workers=workers) as running:
+    with _found(workers=workers) or Installation(data_folder(), workers=workers) as running:
         import httpx
         from prefect.exceptions import PrefectException
 
@@ -141,14 +152,14 @@ def list_incidents(
 @app.command()
 def show(incident: IncidentId, as_json: Json = False) -> None:
     """Show one incident: state, severity, attempts, decisions."""
-    api_url = _api_url()
-    if api_url:
-        adopt(Installation(data_folder(), api_url=api_url).environment)
+    found = _found()
+    if found:
+        adopt(found.environment)
     from responder.cli.records import incident_document
 
     with _store() as store:
         document = incident_document(store, incident)
-    if not api_url:
+    if not found:
         document["run_url"] = None  # no server is up that would show it
     if as_json:
         print_json(document)
@@ -240,6 +251,37 @@ def approve(
         decide_by_hand(store, row, answer)
         document = incident_document(store, row.id)
     print_json(document) if as_json else print_incident(document)
+
+
+@app.command("take-over")
+def take_over(
+    incident: IncidentId,
+    why: Annotated[str, typer.Option(help="Why, for the record.")] = "no reason given",
+    as_json: Json = False,
+) -> None:
+    """Take an incident over: nothing is changed on its behalf any more, it only looks and tells.
+
+    With your personal token in INCIDENT_TOKEN it is recorded that it was you.
+    """
+    with _store() as store:
+        row = store.incident(incident)
+        row = store.take_over(row.id, who=who(store)[0], why=why)
+    document = {"incident": row.id, "status": row.status, "taken_by": row.taken_by}
+    print_json(document) if as_json else print_fields(document)
+
+
+@app.command("give-back")
+def give_back(
+    incident: IncidentId,
+    why: Annotated[str, typer.Option(help="Why, for the record.")] = "no reason given",
+    as_json: Json = False,
+) -> None:
+    """Give an incident back: the automation looks afresh, and goes on with what is left of its plan."""
+    with _store() as store:
+        row = store.incident(incident)
+        row = store.give_back(row.id, who=who(store)[0], why=why)
+    document = {"incident": row.id, "status": row.status, "taken_by": row.taken_by}
+    print_json(document) if as_json else print_fields(document)
 
 
 @app.command()
@@ -406,19 +448,98 @@ def check_service(name: str, as_json: Json = False) -> None:
     raise typer.Exit(0 if all(f["ok"] for f in findings) else 1)
 
 
+@token_app.command("add")
+def add_token(
+    person: Annotated[str, typer.Argument(help="Whom it belongs to, by the name that the record shows.")],
+    as_json: Json = False,
+) -> None:
+    """Make a personal token and print it. It is shown this once: only its hash is kept."""
+    with _store() as store:
+        row, text = store.add_token(person)
+    _print_token(row, text, as_json=as_json)
+
+
+@token_app.command("list")
+def list_tokens(as_json: Json = False) -> None:
+    """List personal tokens, the revoked ones too, without their text."""
+    with _store() as store:
+        rows = [_token(row) for row in store.tokens()]
+    print_json(rows) if as_json else print_table(rows, ("id", "person", "created_at", "revoked_at"))
+
+
+@token_app.command("revoke")
+def revoke_token(token: TokenId, as_json: Json = False) -> None:
+    """Make a personal token worthless, at once."""
+    with _store() as store:
+        document = _token(store.revoke_token(token))
+    print_json(document) if as_json else print_fields(document)
+
+
+@token_app.command("rotate")
+def rotate_token(token: TokenId, as_json: Json = False) -> None:
+    """Make a new token for the same person, print it, and make the old one worthless."""
+    with _store() as store:
+        row, text = store.rotate_token(token)
+    _print_token(row, text, as_json=as_json)
+
+
+def _token(row: TokenRow) -> dict[str, object]:
+    moments = {"created_at": row.created_at, "revoked_at": row.revoked_at}
+    told = {name: at.isoformat(timespec="seconds") if at else None for name, at in moments.items()}
+    return {"id": row.id, "person": row.person, **told}
+
+
+def _print_token(row: TokenRow, text: str, *, as_json: bool) -> None:
+    document = _token(row) | {"token": text}
+    if as_json:
+        print_json(document)
+    else:
+        people.print(
+            f"token {row.id} of {row.person}; keep it like a password, it is not shown again", markup=False
+        )
+        print_line(text)
+
+
+@app.command()
+def receive(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = LOOPBACK,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = RECEIVER_PORT,
+    as_json: JsonLines = False,
+) -> None:
+    """Open the HTTP door alone until Ctrl-C: what `incident up` opens, for another process or machine."""
+    import logging
+
+    from responder.receiver.server import serve
+
+    if host != LOOPBACK:
+        people.print(UNSAFE_ADDRESS)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    url = f"http://{host}:{port}"
+
+    def listening() -> None:
+        print_json_line({"event": "ready", "receiver_url": url}) if as_json else print_line(f"listening at {url}")
+
+    with until_asked_to_end():
+        serve(host, port, listening=listening)
+
+
 @app.command()
 def up(
     lab: Annotated[bool, typer.Option("--lab", help="Start the lab, too: a healthy service to break.")] = False,
     hosts: Annotated[int, typer.Option(min=1, max=50, help="Hosts of the lab.")] = 1,
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the server on 127.0.0.1.")] = UP_PORT,
+    host: Annotated[str, typer.Option(help="Address that server and HTTP door listen on.")] = LOOPBACK,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the server.")] = UP_PORT,
+    receiver_port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the HTTP door.")] = RECEIVER_PORT,
     as_json: JsonLines = False,
 ) -> None:
-    """Run Prefect's server, a worker and the keeper here until Ctrl-C; other commands find and use them."""
+    """Run Prefect's server, a worker, the keeper and the HTTP door here until Ctrl-C; other commands find them."""
     if hosts != 1 and not lab:
         raise typer.BadParameter("--hosts is for the lab: say --lab, too")
     from responder.cli.up import run_up
 
-    run_up(port=port, hosts=hosts if lab else None, as_json=as_json)
+    if host != LOOPBACK:
+        people.print(UNSAFE_ADDRESS)
+    run_up(host=host, port=port, receiver_port=receiver_port, hosts=hosts if lab else None, as_json=as_json)
 
 
 @lab_app.command("break")

@@ -12,7 +12,7 @@ from responder.cli.output import people
 from responder.cli.runs import POLL_S, wait_until_final, wait_until_told
 from responder.domain.approval import Answer, still_needed
 from responder.domain.errors import PermanentError, TransientError
-from responder.domain.incident import WAITING_TO_APPROVE, IncidentRef, Mode
+from responder.domain.incident import IncidentRef, Mode
 from responder.domain.profile import Profile
 from responder.domain.shell import quote
 from responder.store import Store
@@ -130,9 +130,8 @@ def close_by_hand(store: Store, incident_id: str, *, who: str, why: str) -> dict
 
 def asked_about(store: Store, row: IncidentRow) -> Asked | None:
     """The question that the incident's run waits for people to answer, if it waits for one."""
-    waiting = any(lease.step == WAITING_TO_APPROVE for lease, held in store.leases() if held.id == row.id)
-    asked = store.questions(row.id) if waiting else ()
-    return asked[-1] if asked and asked[-1].decided is None else None
+    asked = store.open_question(row.id)
+    return asked[0] if asked else None
 
 
 def decide_by_hand(store: Store, row: IncidentRow, answer: Answer) -> None:

@@ -1,4 +1,4 @@
-"""`incident up`: server, worker and keeper on this machine, kept running and shown until it is asked to end."""
+"""`incident up`: server, worker, keeper and HTTP door, kept running and shown until it is asked to end."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ from responder.cli.output import people, plain, print_fields, print_json_line, p
 from responder.cli.signals import until_asked_to_end
 from responder.domain.base import now
 from responder.domain.errors import PermanentError
-from responder.installation import Installation
+from responder.installation import Installation, server_password_file
 from responder.running import Running, claim
 from responder.store import Store, data_folder, open_store
 
@@ -35,23 +35,26 @@ LONGEST_PAUSE_S = 30.0
 BURNING = 5
 
 
-def run_up(*, port: int, hosts: int | None, as_json: bool) -> None:
+def run_up(*, host: str, port: int, receiver_port: int, hosts: int | None, as_json: bool) -> None:
     """Run until a signal asks for the end, with a lab of so many hosts if any.
 
-    Raises `PermanentError`: it runs here already, the port is taken, or a process ends again and again.
+    Raises `PermanentError`: it runs here already, a port is taken, or a process ends again and again.
     """
     home = data_folder()
     screen = Screen(as_json=as_json)
     with until_asked_to_end() as leave_if_asked, claim(home) as announce, no_orphans(), ExitStack() as stack:
-        _require_free(port)
+        _require_free(host, port, "--port")
+        _require_free(host, receiver_port, "--receiver-port")
         if other := os.environ.get("PREFECT_API_URL"):
             people.print(f"note: commands in this shell use {other} (PREFECT_API_URL), not this server")
-        installation = Installation(home, port=port, meanwhile=leave_if_asked)
+        installation = Installation(
+            home, host=host, port=port, receiver_port=receiver_port, meanwhile=leave_if_asked
+        )
         running = Running(
             pid=os.getpid(), started_at=now(), api_url=installation.api_url, ui_url=installation.ui_url
         )
         announce(running)
-        people.print(f"starting Prefect's server, a worker and a keeper in {home} …")
+        people.print(f"starting Prefect's server, a worker, a keeper and the HTTP door in {home} …")
         stack.enter_context(installation)
         store = stack.enter_context(closing(open_store()))
         lab = None
@@ -98,15 +101,15 @@ def _children() -> list[int]:
     return [int(pid) for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()]
 
 
-def _require_free(port: int) -> None:
-    with socket.socket() as probe:
+def _require_free(host: str, port: int, option: str) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was closed just now is free
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError as error:
             raise PermanentError(
-                f"port {port} on 127.0.0.1 cannot be used ({error.strerror}); stop what listens there, or name "
-                "another one: `incident up --port N`"
+                f"port {port} on {host} cannot be used ({error.strerror or error}); stop what listens there, or "
+                f"name another one: `incident up {option} N`"
             ) from error
 
 
@@ -114,10 +117,13 @@ def _document(installation: Installation, states: Mapping[str, str], lab: str | 
     home = installation.home
     return {
         "ui_url": installation.ui_url,
+        "ui_password": str(server_password_file(home)),
+        "receiver_url": installation.receiver_url,
+        "tokens": "`incident token add PERSON` makes one, for the HTTP door and where a name must be proven",
         "api_url": installation.api_url,
         "data_folder": str(home),
         "logs": str(home / "logs"),
-        "secrets": f"{home / 'prefect' / 'prefect.db'}, in Prefect's blocks; whoever reaches the API reads them",
+        "secrets": f"{home / 'prefect' / 'prefect.db'}, in Prefect's blocks; whoever has the password reads them",
         "lab_service": lab,
         "health": dict(states),
     }
@@ -157,6 +163,7 @@ class Supervisor:
             "server": Process(installation.start_server, installation.answers, started),
             "worker": Process(installation.start_worker, lambda: True, started),
             "keeper": Process(installation.start_keeper, store.keeper_alive, started),
+            "receiver": Process(installation.start_receiver, installation.receiver_answers, started),
         }
 
     def look(self) -> dict[str, str]:

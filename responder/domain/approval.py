@@ -12,7 +12,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from responder.domain.base import Frozen
-from responder.domain.errors import PermanentError
+from responder.domain.errors import ConflictError
 from responder.domain.evidence import Dossier
 from responder.domain.incident import Approvers, Severity
 from responder.domain.plan import PlanStep
@@ -170,6 +170,6 @@ def in_words(question: Question, severity: Severity, answers: Sequence[Answer]) 
 
 
 def require_open(question: Question, answers: Sequence[Answer]) -> None:
-    """Raise `PermanentError` when the question has been decided."""
+    """Raise `ConflictError` when the question has been decided."""
     if done := decided(question, answers):
-        raise PermanentError(f"{question.strategy} on {question.target} was decided by {done.by}: {done.decision}")
+        raise ConflictError(f"{question.strategy} on {question.target} was decided by {done.by}: {done.decision}")

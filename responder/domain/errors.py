@@ -38,6 +38,14 @@ class OutcomeUnknownError(IncidentResponseError):
     """The call was sent and its answer was lost: it may or may not have happened."""
 
 
+class NotFoundError(PermanentError):
+    """What was named does not exist."""
+
+
+class ConflictError(PermanentError):
+    """Somebody was quicker, or things have changed meanwhile: look again, and decide anew."""
+
+
 class HostKeyError(PermanentError):
     """The host's key is unknown or has changed. Never accepted automatically."""
 

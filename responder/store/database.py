@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from responder.domain.base import storable
-from responder.domain.errors import PermanentError, StaleEpochError
+from responder.domain.errors import NotFoundError, StaleEpochError
 from responder.store.tables import IncidentRow
 
 SCHEMA = "0002"  # the newest migration
@@ -129,8 +129,8 @@ def _engine(url: str) -> Engine:
 
 
 def locked(session: Session, incident_id: str) -> IncidentRow:
-    """The incident's row, held until the transaction ends. Raises `PermanentError`."""
+    """The incident's row, held until the transaction ends. Raises `NotFoundError`."""
     row = session.get(IncidentRow, incident_id, with_for_update=True)
     if row is None:
-        raise PermanentError(f"there is no incident {incident_id}; `incident list` shows them")
+        raise NotFoundError(f"there is no incident {incident_id}; `incident list` shows them")
     return row

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from responder.domain.approval import Answer, Question, decided, require_open
 from responder.domain.base import now
-from responder.domain.errors import PermanentError
-from responder.domain.incident import Outcome, Phase
+from responder.domain.errors import ConflictError, NotFoundError, PermanentError
+from responder.domain.incident import WAITING_TO_APPROVE, Outcome, Phase
 from responder.domain.redaction import redact
 from responder.store.database import Database, finds_what_overtook_it, locked
 from responder.store.tables import (
@@ -73,10 +73,22 @@ class People(Database):
             )
             return tuple(_asked(session, row) for row in rows)
 
+    def open_question(self, incident_id: str) -> tuple[Asked, datetime] | None:
+        """The question that the incident's run waits for people to answer, and until when; None if it does not."""
+        with self._session() as session:
+            lease = session.get(LeaseRow, incident_id)
+            row = session.scalar(
+                select(QuestionRow).where(QuestionRow.incident_id == incident_id).order_by(QuestionRow.id.desc())
+            )
+            if lease is None or lease.step != WAITING_TO_APPROVE or row is None:
+                return None
+            asked = _asked(session, row)
+            return None if asked.decided else (asked, lease.step_deadline)
+
     def answer(self, incident_id: str, digest: str, answer: Answer) -> Asked:
         """Keep what a person said to the question of that digest; returns how it stands now.
 
-        Raises `PermanentError` when nobody asked that (any more), or when it has been decided.
+        Raises `ConflictError` when nobody asked that (any more), or when it has been decided.
         """
         answer = answer.model_copy(update={"by": redact(answer.by), "why": redact(answer.why)})
         with self._session() as session:
@@ -88,12 +100,12 @@ class People(Database):
                 .order_by(QuestionRow.id.desc())
             )
             if row is None or newest != digest:
-                raise PermanentError(
+                raise ConflictError(
                     f"incident {incident_id} does not ask {digest} (any more): what was to be done has changed; "
                     f"`incident show {incident_id}` has the question that is open"
                 )
             if incident.outcome is not None:
-                raise PermanentError(f"incident {incident_id} has ended ({incident.outcome}) and asks nothing")
+                raise ConflictError(f"incident {incident_id} has ended ({incident.outcome}) and asks nothing")
             before = _asked(session, row)
             require_open(before.question, before.answers)
             session.add(AnswerRow(question_id=row.id, at=now(), answer=answer.model_dump(mode="json")))
@@ -110,17 +122,30 @@ class People(Database):
 
     # --- personal tokens ---------------------------------------------------------------------------
 
-    def add_token(self, person: str) -> str:
-        """Make a personal token and return it: it is shown once, and only its hash is kept.
+    def add_token(self, person: str) -> tuple[TokenRow, str]:
+        """Make a personal token: returns its row, and its text, which is shown once: only its hash is kept.
 
         Raises `PermanentError` for a name that nobody could read back.
         """
+        person = " ".join(person.split())
         if not (2 <= len(person) <= 100 and person.isprintable()):
             raise PermanentError("a token belongs to a person: give a name of 2 to 100 printable characters")
-        token = TOKEN_PREFIX + secrets.token_urlsafe(32)
         with self._session() as session:
-            session.add(TokenRow(person=person, digest=_hashed(token), created_at=now()))
-        return token
+            return _add_token(session, person)
+
+    def rotate_token(self, token_id: int) -> tuple[TokenRow, str]:
+        """Make a new token for whom an old one belongs to, which is worthless from now on.
+
+        Raises `NotFoundError` when there is no such token, `ConflictError` when it was revoked.
+        """
+        with self._session() as session:
+            old = _token(session, token_id)
+            if old.revoked_at:
+                raise ConflictError(
+                    f"token {token_id} of {old.person} was revoked; `incident token add` makes one"
+                )
+            old.revoked_at = now()
+            return _add_token(session, old.person)
 
     def tokens(self) -> Sequence[TokenRow]:
         """All personal tokens, the revoked ones too, without their text."""
@@ -128,11 +153,9 @@ class People(Database):
             return session.scalars(select(TokenRow).order_by(TokenRow.id)).all()
 
     def revoke_token(self, token_id: int) -> TokenRow:
-        """Make a token worthless from now on. Raises `PermanentError` when there is no such token."""
+        """Make a token worthless from now on. Raises `NotFoundError` when there is no such token."""
         with self._session() as session:
-            row = session.get(TokenRow, token_id)
-            if row is None:
-                raise PermanentError(f"there is no token {token_id}; `incident token list` shows them")
+            row = _token(session, token_id)
             row.revoked_at = row.revoked_at or now()
             return row
 
@@ -151,14 +174,14 @@ class People(Database):
     def take_over(self, incident_id: str, *, who: str, why: str) -> IncidentRow:
         """A person takes the incident: from now on nothing is changed on its behalf, only looked at.
 
-        Raises `PermanentError` when it is closed, or somebody else has it.
+        Raises `ConflictError` when it is closed, or somebody else has it.
         """
         with self._session() as session:
             row = locked(session, incident_id)
             if row.status == "closed":
-                raise PermanentError(f"incident {incident_id} is closed ({row.outcome}): nothing is left to take")
+                raise ConflictError(f"incident {incident_id} is closed ({row.outcome}): nothing is left to take")
             if row.taken_by not in (None, who):
-                raise PermanentError(
+                raise ConflictError(
                     f"incident {incident_id} was taken over by {row.taken_by}; `incident give-back {incident_id}` "
                     "first, or `incident handoff` for the command"
                 )
@@ -170,12 +193,12 @@ class People(Database):
         """A person gives the incident back: the automation looks afresh and goes on with what is left of the plan.
 
         What was acted on stays tried. A run that has ended already is taken up again by the keeper. Raises
-        `PermanentError` when it is closed, or ended for another reason than somebody's hands.
+        `ConflictError` when it is closed, or ended for another reason than somebody's hands.
         """
         with self._session() as session:
             row = locked(session, incident_id)
             if row.status == "closed" or row.outcome not in (None, Outcome.TAKEN_OVER):
-                raise PermanentError(
+                raise ConflictError(
                     f"incident {incident_id} is {row.status} ({row.outcome}): only what is worked on, or was "
                     "taken over, can be given back"
                 )
@@ -235,6 +258,21 @@ class People(Database):
 def _stopped(session: Session) -> str | None:
     row = session.scalar(select(SwitchRow).order_by(SwitchRow.id.desc()).limit(1))
     return f"{row.who} at {row.at:%Y-%m-%d %H:%M} UTC: {row.why}" if row and row.stopped else None
+
+
+def _token(session: Session, token_id: int) -> TokenRow:
+    row = session.get(TokenRow, token_id, with_for_update=True)
+    if row is None:
+        raise NotFoundError(f"there is no token {token_id}; `incident token list` shows them")
+    return row
+
+
+def _add_token(session: Session, person: str) -> tuple[TokenRow, str]:
+    text = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    row = TokenRow(person=person, digest=_hashed(text), created_at=now())
+    session.add(row)
+    session.flush()
+    return row, text
 
 
 def _question(incident_id: str, digest: str) -> Select[Any]:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from responder.domain.attempt import AttemptState, require_follows
 from responder.domain.base import now
-from responder.domain.errors import BusyError, PermanentError, StaleEpochError
+from responder.domain.errors import BusyError, NotFoundError, PermanentError, StaleEpochError
 from responder.domain.escaping import bound
 from responder.domain.evidence import Dossier, Evidence
 from responder.domain.guardrails import PastAttempt
@@ -94,9 +94,9 @@ class Store(People):
             return row
 
     def incident(self, incident_id: str) -> IncidentRow:
-        """The incident of that id, or of a unique beginning of it. Raises `PermanentError`."""
+        """The incident of that id, or of a unique beginning of it. Raises `NotFoundError`."""
         if not incident_id:
-            raise PermanentError("an incident's id is needed; `incident list` shows them")
+            raise NotFoundError("an incident's id is needed; `incident list` shows them")
         with self._session() as session:
             rows = session.scalars(
                 select(IncidentRow).where(IncidentRow.id.startswith(incident_id, autoescape=True)).limit(2)
@@ -105,7 +105,7 @@ class Store(People):
         if exact or len(rows) == 1:
             return (exact or list(rows))[0]
         problem = "several incidents begin with" if rows else "there is no incident"
-        raise PermanentError(f"{problem} {incident_id!r}; `incident list` shows them")
+        raise NotFoundError(f"{problem} {incident_id!r}; `incident list` shows them")
 
     def incident_of_run(self, run_id: str) -> IncidentRow | None:
         """The incident that a flow run works on."""

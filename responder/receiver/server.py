@@ -1,0 +1,44 @@
+"""The HTTP door under uvicorn."""
+
+import socket
+from collections.abc import Callable
+from contextlib import closing
+
+import uvicorn
+
+from responder.domain.errors import PermanentError
+from responder.receiver.app import create_app
+from responder.store import open_store
+
+HEADER_BYTES = 16 * 1024
+CONNECTIONS = 100
+END_S = 5
+
+
+def serve(host: str, port: int, *, listening: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGINT or SIGTERM; `listening` is called once connections are taken.
+
+    Raises `PermanentError` when the port cannot be used.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        door = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise PermanentError(
+            f"port {port} on {host} cannot be used ({error.strerror or error}); stop what listens there, or name "
+            "another one"
+        ) from error
+    with door, closing(open_store()) as store:
+        listening()
+        config = uvicorn.Config(
+            create_app(store),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
+            h11_max_incomplete_event_size=HEADER_BYTES,
+            timeout_graceful_shutdown=END_S,
+        )
+        uvicorn.Server(config).run(sockets=[door])
