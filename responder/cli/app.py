@@ -45,8 +45,8 @@ IncidentId = Annotated[str, typer.Argument(help="Id of the incident, or the begi
 TokenId = Annotated[int, typer.Argument(min=1, max=2**31 - 1, help="Id of the token, of `incident token list`.")]
 
 UNSAFE_ADDRESS = (
-    "note: passwords and tokens are sent in clear to this address: let nothing reach it but a proxy that speaks TLS, "
-    "and see docs/how-to.md#let-others-in"
+    "note: passwords and tokens are sent in clear to this address: let nothing reach it but a proxy that speaks "
+    "TLS; see docs/how-to.md#let-others-in"
 )
 
 

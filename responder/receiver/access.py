@@ -17,7 +17,7 @@ PER_SECOND = 0.5
 ADDRESSES = 1_000
 
 bearer = HTTPBearer(
-    scheme_name="personal token",
+    scheme_name="personalToken",
     description="Of `incident token add PERSON`.",
     bearerFormat="incident_…",
     auto_error=False,

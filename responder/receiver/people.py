@@ -124,7 +124,7 @@ def take_over(incident_id: IncidentId, reason: Reason, person: Person, store: Ke
 
 @router.post("/incidents/{id}/give-back")
 def give_back(incident_id: IncidentId, reason: Reason, person: Person, store: Kept) -> Incident:
-    """Give an incident back: it looks afresh and goes on. 409 when it is closed, or nobody has it."""
+    """Give an incident back: it looks afresh and goes on. 409 when it has ended for another reason."""
     return _incident(store.give_back(store.incident(incident_id).id, who=person, why=reason.why))
 
 

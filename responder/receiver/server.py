@@ -8,7 +8,7 @@ import uvicorn
 
 from responder.domain.errors import PermanentError
 from responder.receiver.app import create_app
-from responder.store import open_store
+from responder.store import Store, open_store
 
 HEADER_BYTES = 16 * 1024
 CONNECTIONS = 100
@@ -30,15 +30,20 @@ def serve(host: str, port: int, *, listening: Callable[[], None] = lambda: None)
         ) from error
     with door, closing(open_store()) as store:
         listening()
-        config = uvicorn.Config(
-            create_app(store),
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            server_header=False,
-            limit_concurrency=CONNECTIONS,
-            h11_max_incomplete_event_size=HEADER_BYTES,
-            timeout_graceful_shutdown=END_S,
-        )
-        uvicorn.Server(config).run(sockets=[door])
+        server_of(store).run(sockets=[door])
+
+
+def server_of(store: Store) -> uvicorn.Server:
+    """The door to this store, with its bounds, to be run on a socket."""
+    config = uvicorn.Config(
+        create_app(store),
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        timeout_graceful_shutdown=END_S,
+    )
+    return uvicorn.Server(config)
