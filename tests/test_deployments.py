@@ -1,7 +1,6 @@
 """The deployments, as a user meets them: deployed from the repository, shown as forms, run by any worker."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import jsonschema
+import prefect_api
 import pytest
 
 from responder.domain.incident import Alert
@@ -45,9 +44,8 @@ def prefect(installation: Installation, *arguments: str, cwd: Path = ROOT) -> su
 
 
 def deployment(name: str) -> dict[str, Any]:
-    answer = httpx.get(f"{os.environ['PREFECT_API_URL']}/deployments/name/{name}", trust_env=False, timeout=30)
-    answer.raise_for_status()
-    return dict(answer.json())
+    with prefect_api.client() as client:
+        return dict(client.get(f"/deployments/name/{name}").raise_for_status().json())
 
 
 def test_deploying_all_works_from_the_repository_and_again(installation):
@@ -144,12 +142,8 @@ def test_a_small_deployment_asks_for_its_one_name(installation, name):
     ],
 )
 def test_bad_parameters_are_refused_by_name(installation, name, parameters, named):
-    answer = httpx.post(
-        f"{os.environ['PREFECT_API_URL']}/deployments/{deployment(name)['id']}/create_flow_run",
-        json={"parameters": parameters},
-        trust_env=False,
-        timeout=30,
-    )
+    path = f"/deployments/{deployment(name)['id']}/create_flow_run"
+    answer = prefect_api.post(path, {"parameters": parameters})
     assert 400 <= answer.status_code < 500
     assert any(word in answer.text for word in named.split("|")), answer.text
 
@@ -201,10 +195,6 @@ def test_a_worker_started_in_another_directory_runs_a_deployment(installation, e
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert lab.actions() == []
-    found = httpx.post(
-        f"{os.environ['PREFECT_API_URL']}/flow_runs/filter",
-        json={"flow_runs": {"deployment_id": {"any_": [deployment(elsewhere)["id"]]}}},
-        trust_env=False,
-        timeout=30,
-    ).json()
+    of_it = {"flow_runs": {"deployment_id": {"any_": [deployment(elsewhere)["id"]]}}}
+    found = prefect_api.post("/flow_runs/filter", of_it).json()
     assert [(run["name"], run["state"]["type"]) for run in found] == [(f"diagnose {lab.service}", "COMPLETED")]

@@ -121,7 +121,7 @@ def test_nothing_of_the_users_prefect_is_touched_and_a_killed_parent_leaves_no_p
     try:
         seen = json.loads(member.stdout.readline())
         assert seen["asked"] == seen["api"] != trap
-        assert seen["deployments"] == ["diagnose", "incident", "post_incident", "publish", "verify"]
+        assert {"diagnose", "incident", "post_incident", "publish", "verify"} <= set(seen["deployments"])
         assert seen["keeper"] or (home / "logs" / "keeper.log").exists()
         running = processes_of(home)
         assert set(seen["children"]) <= set(running)

@@ -1,5 +1,6 @@
 """`incident up`: one command that stays, found by the others, mended where it breaks, and gone without a trace."""
 
+import base64
 import contextlib
 import io
 import json
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import prefect_api
 import pytest
 from processes import processes_of, wait_until_gone
 from rich.console import Console
@@ -23,6 +26,7 @@ from responder.cli import up as up_module
 from responder.cli.up import Screen, Supervisor
 from responder.domain.base import now
 from responder.domain.errors import PermanentError, TransientError
+from responder.installation import server_password, server_password_file
 from responder.running import Running, claim, find_running
 from tests.lab_runs import PATIENCE_S, wait_for
 
@@ -39,6 +43,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def free_ports() -> list[str]:
+    """Options of `incident up` by which it disturbs no other."""
+    return ["--port", str(free_port()), "--receiver-port", str(free_port())]
 
 
 def incident(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -108,7 +117,8 @@ def port() -> int:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory, port) -> Iterator[Stays]:
     """`incident up --lab`, for all tests of this module."""
-    started = Stays(tmp_path_factory.mktemp("up") / "home", "up", "--lab", "--port", str(port), "--json")
+    home = tmp_path_factory.mktemp("up") / "home"
+    started = Stays(home, "up", "--lab", "--port", str(port), "--receiver-port", str(free_port()), "--json")
     try:
         started.wait_for(lambda line: line["event"] == "ready", "ready")
         yield started
@@ -145,16 +155,19 @@ def test_it_says_where_everything_is_and_that_all_is_well(running, port):
         "server": "running",
         "worker": "running",
         "keeper": "running",
+        "receiver": "running",
         "lab": f"{said['lab_service']}, healthy",
     }
     assert running.home.stat().st_mode & 0o077 == 0, "nobody else reads where the secrets lie"
+    assert said["ui_password"] == str(server_password_file(running.home))
+    assert Path(said["ui_password"]).stat().st_mode & 0o777 == 0o600
     for url in (said["ui_url"], f"{said['api_url']}/health"):
         with urllib.request.urlopen(url, timeout=30) as answer:
             assert answer.status == 200
 
 
 def test_a_second_one_in_the_same_folder_says_that_it_runs_already(running):
-    second = incident(running.home, "up", "--port", str(free_port()))
+    second = incident(running.home, "up", *free_ports())
     assert (second.returncode, second.stdout) == (1, "")
     assert f"`incident up` runs in {running.home} already (at {ready(running)['ui_url']}" in second.stderr
     assert running.process.poll() is None
@@ -171,6 +184,34 @@ def test_other_commands_find_its_server_and_start_none(running):
     assert findings["reachable, host key and key accepted"] is findings["health"] is True, checked.stdout
     assert sorted(processes_of(running.home)) == before
     assert (running.home / "logs" / "server.log").read_text().count("Check out the dashboard") == 1
+
+
+def test_its_secrets_are_in_no_log_and_not_on_the_screen(running):
+    token = json.loads(incident(running.home, "token", "add", "kim", "--json").stdout)["token"]
+    url = ready(running)["receiver_url"]
+    for bearer in (token, "incident_wrong"):
+        httpx.get(f"{url}/incidents", headers={"Authorization": f"Bearer {bearer}"}, trust_env=False, timeout=60)
+    password = server_password(running.home)
+    secrets = (password, password.partition(":")[2], base64.b64encode(password.encode()).decode(), token)
+    printed = running.out + running.errors
+    logged = {log.name: log.read_text() for log in (running.home / "logs").iterdir()}
+    assert "GET /incidents" in logged["receiver.log"]
+    assert [name for name, text in (logged | {"screen": printed}).items() if any(s in text for s in secrets)] == []
+    commands = [Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in processes_of(running.home)]
+    assert not any(secret in command for secret in secrets for command in commands)
+
+
+def test_a_person_with_a_token_stops_everything_over_http_and_other_commands_see_it(running):
+    url = ready(running)["receiver_url"]
+    added = json.loads(incident(running.home, "token", "add", "robin", "--json").stdout)
+    headers = {"Authorization": f"Bearer {added['token']}"}
+    with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as robin:
+        assert robin.get("/readyz").json() == {"ready": True, "keeper": True}
+        assert robin.post("/stop", json={"why": "release"}).json()["stopped"]
+        assert "robin" in json.loads(incident(running.home, "stop", "--status", "--json").stdout)["by"]
+        robin.request("DELETE", "/stop", json={})
+        assert incident(running.home, "token", "revoke", str(added["id"]), "--json").returncode == 0
+        assert robin.get("/stop").status_code == 401
 
 
 def test_a_broken_lab_begins_an_incident_that_is_watched_to_its_end(running):
@@ -224,7 +265,13 @@ def test_a_scenario_that_does_not_fit_is_refused_with_what_to_do(running, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("keeper", "responder.keeper"), ("server", "prefect server"), ("worker", "prefect worker")]
+    ("name", "words"),
+    [
+        ("keeper", "responder.keeper"),
+        ("server", "prefect server"),
+        ("worker", "prefect worker"),
+        ("receiver", "responder.receiver"),
+    ],
 )
 def test_a_process_that_dies_is_started_again_and_said_so(running, name, words):
     killed = pid_of(running, words)
@@ -262,7 +309,7 @@ def test_it_ends_whole_while_an_incident_runs_and_its_worker_was_killed(running)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_asked_to_end_while_it_starts_it_leaves_nothing(tmp_path, number):
-    starting = Stays(tmp_path / "home", "up", "--port", str(free_port()), "--json")
+    starting = Stays(tmp_path / "home", "up", *free_ports(), "--json")
     try:
         wait_for(lambda: (starting.home / "logs" / "server.log").exists(), named="the server's start")
         assert starting.end(number) == 0, starting.errors
@@ -283,11 +330,12 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         number = taken.getsockname()[1]
-        ran = incident(tmp_path / "home", "up", "--port", str(number))
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert f"port {number} on 127.0.0.1 cannot be used (Address already in use)" in ran.stderr
-    assert "incident up --port N" in ran.stderr
-    assert not (tmp_path / "home" / "prefect").exists()
+        for option, other in (("--port", "--receiver-port"), ("--receiver-port", "--port")):
+            ran = incident(tmp_path / "home", "up", option, str(number), other, str(free_port()))
+            assert (ran.returncode, ran.stdout) == (1, "")
+            assert f"port {number} on 127.0.0.1 cannot be used (Address already in use)" in ran.stderr
+            assert f"incident up {option} N" in ran.stderr
+            assert not (tmp_path / "home" / "prefect").exists()
 
 
 def test_where_no_lab_runs_breaking_it_says_how_to_start_one(tmp_path):
@@ -304,8 +352,9 @@ def test_a_drill_with_ui_leaves_its_server_up_until_it_is_asked_to_end(tmp_path)
         [row] = json.loads(drilling.out)["scenarios"]
         assert f"nothing-wrong: {row['run_url']}" in drilling.errors
         base, _, run_id = row["run_url"].partition("/runs/flow-run/")
-        with urllib.request.urlopen(f"{base}/api/flow_runs/{run_id}", timeout=30) as answer:
-            assert json.load(answer)["state"]["name"] == "Completed"
+        [folder] = (drilling.home / "drills").iterdir()
+        with prefect_api.client(f"{base}/api", server_password(folder)) as client:
+            assert client.get(f"/flow_runs/{run_id}").json()["state"]["name"] == "Completed"
         assert drilling.end(signal.SIGTERM) == 0
         assert processes_of(next((drilling.home / "drills").iterdir())) == []
     finally:
@@ -362,7 +411,7 @@ class Mortal:
         self._dies = subprocess.Popen(["sh", "-c", "exit 3"])
         self._dies.wait()
 
-    start_server = start_keeper = start_worker
+    start_server = start_keeper = start_receiver = start_worker
 
     def child(self, name: str) -> subprocess.Popen[bytes]:
         return self._dies if name == "worker" else self._lives
@@ -370,7 +419,7 @@ class Mortal:
     def answers(self) -> bool:
         return True
 
-    keeper_alive = answers
+    keeper_alive = receiver_answers = answers
 
     def log(self, name: str) -> str:
         return f"the {name} cannot go on"
