@@ -1,11 +1,12 @@
 """Take the pictures of the documentation: run drills, and photograph Prefect's pages while and after they run.
 
 `python docs/take_pictures.py "CAMERA"`: CAMERA is a command that is called with a URL, a PNG file, a size like
-1280x800, `--settle SECONDS` and perhaps `--click CSS`. It takes a picture of that page with a real browser so many
-seconds after all is loaded.
+1280x800, `--settle SECONDS` and some `--fill CSS=TEXT` and `--click CSS`. It takes a picture of that page with a
+real browser so many seconds after all is loaded, filled in and clicked.
 """
 
 import argparse
+import json
 import shlex
 import subprocess
 import tempfile
@@ -13,11 +14,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import httpx
+from urllib.parse import quote
 
 from responder.cli.drill import run_drill
-from responder.installation import Installation
+from responder.installation import Installation, server_password
 from responder.lab.scenario import Person, Scenario, load_scenario
 from responder.store import open_store
 from responder.store.tables import IncidentRow
@@ -26,6 +26,7 @@ PICTURES = Path(__file__).parent / "pictures"
 PAGE, LIST = "1280x1330", "1280x1100"
 SETTLE_S = 8  # task rows reach Prefect's server seconds late
 DRAW_S = 8  # a run's graph is drawn, and put into its frame, after the page is loaded
+PASSWORD, LOG_IN = "input", 'button:has-text("Login")'
 RESUME = 'button:has-text("Resume")'
 
 
@@ -35,11 +36,16 @@ def main() -> None:
     parser.add_argument("camera", help="command that takes URL, file and size")
     camera = parser.parse_args().camera
 
-    def take(name: str, url: str, size: str = PAGE, *more: str) -> None:
-        picture = str(PICTURES / f"{name}.png")
-        subprocess.run([*shlex.split(camera), url, picture, size, "--settle", f"{DRAW_S}", *more], check=True)
-
     with tempfile.TemporaryDirectory() as home, Installation(Path(home)) as installation:
+
+        def take(name: str, url: str, size: str = PAGE, *more: str) -> None:
+            picture, login = str(PICTURES / f"{name}.png"), f"{installation.ui_url}/login?redirect="
+            log_in = ("--fill", f"{PASSWORD}={server_password(installation.home)}", "--click", LOG_IN)
+            page = login + quote(url.removeprefix(installation.ui_url))
+            subprocess.run(
+                [*shlex.split(camera), page, picture, size, "--settle", f"{DRAW_S}", *log_in, *more], check=True
+            )
+
         silent = load_scenario("lost-primary").model_copy(update={"people": (Person(decision="silent"),)})
         finished = _play(load_scenario("process-crash"), installation, until=_mitigates)
         take("running", finished)
@@ -55,8 +61,8 @@ def main() -> None:
 
 def _deployment(installation: Installation) -> str:
     """The id of the deployment `incident`."""
-    answer = httpx.get(f"{installation.api_url}/deployments/name/incident/incident", trust_env=False, timeout=30)
-    return str(answer.raise_for_status().json()["id"])
+    shown = installation.run("prefect", "deployment", "inspect", "incident/incident", "--output", "json")
+    return str(json.loads(shown)["id"])
 
 
 def _play(scenario: Scenario, installation: Installation, *, until: Callable[[IncidentRow], bool]) -> str:

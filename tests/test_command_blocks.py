@@ -20,6 +20,7 @@ import yaml
 from doc_pages import PAGES, README, ROOT, Block, blocks, blocks_of
 from processes import wait_until_gone
 
+from responder.installation import RECEIVER_PORT, UP_PORT
 from responder.lab.lab import Lab
 from responder.lab.scenario import load_scenario
 from tests.lab_runs import PATIENCE_S, wait_for
@@ -42,6 +43,12 @@ DRAWN = {
 TOKEN = re.compile("|".join([*map(re.escape, DRAWN), r"\b[0-9a-f]{12}\b", r"\d+", "…", r"\s+"]))
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class Reader:
     """Somebody who follows the pages: a folder to work in, a terminal, and a host of their own."""
 
@@ -51,6 +58,7 @@ class Reader:
         self._stays: list[subprocess.Popen[bytes]] = []
         self._looked: set[str] = set()
         self._newest = "none yet"
+        self._ports: dict[int, int] = {}
         outside = {name: text for name, text in os.environ.items() if not name.startswith(("PREFECT", "INCIDENT"))}
         programs = Path(sys.executable).parent
         self._environment = outside | {"PATH": f"{programs}:{outside['PATH']}", "COLUMNS": "200"}
@@ -91,6 +99,8 @@ class Reader:
         said = ""
         for command in block.commands:
             command = re.sub(r"\bID\b", self._newest, command)
+            for shown, own in self._ports.items():
+                command = command.replace(f"127.0.0.1:{shown}", f"127.0.0.1:{own}")
             if "incident up" in command:
                 said += self._start(command)
                 continue
@@ -123,13 +133,12 @@ class Reader:
 
     def _start(self, command: str) -> str:
         """In another terminal, where it stays."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        self._ports = {UP_PORT: free_port(), RECEIVER_PORT: free_port()}
+        options = f"--port {self._ports[UP_PORT]} --receiver-port {self._ports[RECEIVER_PORT]}"
         screen = self.folder / "up.txt"
         with screen.open("wb") as out:
             started = subprocess.Popen(
-                ["bash", "-c", f"exec {command} --port {port}"],
+                ["bash", "-c", f"exec {command} {options}"],
                 cwd=self.folder,
                 env=self._environment,
                 stdout=out,
