@@ -4,6 +4,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request, Security
@@ -31,7 +32,8 @@ class Gate:
     may lock out those on call.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._known: set[bytes] = set()
         self._lock = threading.Lock()
@@ -50,14 +52,14 @@ class Gate:
         """Take a guess from the address; of many addresses the longest silent are forgotten."""
         with self._lock:
             self._known.discard(_hashed(token))
-            self._left[address] = (self._guesses(address) - 1, time.monotonic())
+            self._left[address] = (self._guesses(address) - 1, self._clock())
             self._left.move_to_end(address)
             while len(self._left) > ADDRESSES:
                 self._left.popitem(last=False)
 
     def _guesses(self, address: str) -> float:
         left, since = self._left.get(address, (GUESSES, 0.0))
-        return min(left + PER_SECOND * (time.monotonic() - since), GUESSES)
+        return min(left + PER_SECOND * (self._clock() - since), GUESSES)
 
 
 def store_of(request: Request) -> Store:

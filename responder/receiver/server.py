@@ -10,7 +10,6 @@ from responder.domain.errors import PermanentError
 from responder.receiver.app import create_app
 from responder.store import Store, open_store
 
-HEADER_BYTES = 16 * 1024
 CONNECTIONS = 100
 END_S = 5
 
@@ -37,13 +36,12 @@ def server_of(store: Store) -> uvicorn.Server:
     """The door to this store, with its bounds, to be run on a socket."""
     config = uvicorn.Config(
         create_app(store),
-        http="h11",
+        http="h11",  # bounds the headers to 16 KiB
         ws="none",
         lifespan="off",
         log_config=None,
         server_header=False,
         limit_concurrency=CONNECTIONS,
-        h11_max_incomplete_event_size=HEADER_BYTES,
         timeout_graceful_shutdown=END_S,
     )
     return uvicorn.Server(config)
