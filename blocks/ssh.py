@@ -45,6 +45,9 @@ _GRACE_S = 0.5
 _SESSION_REFUSED_S = 2.0
 """How long to ask again when the server still counts the last command (sshd_config(5), MaxSessions)."""
 
+_SAID_CHARACTERS = 120
+"""How much is repeated of what a host said instead of an answer."""
+
 _PROHIBITED, _UNKNOWN_CHANNEL = 1, 3
 """Why a channel was not opened: administratively prohibited, unknown channel type (RFC 4254, 5.1)."""
 
@@ -163,12 +166,14 @@ class SSHConnection:
         result has `timed_out` and no exit status. A command whose child keeps the output open has ended
         once its status is here and the output is quiet.
 
-        Raises TransientError when the connection is lost or no command is accepted, ValueError for an
-        unusable command or deadline.
+        Raises TransientError when the connection is lost, no command is accepted or none begins in time,
+        PermanentError when the host runs something else than it is sent, ValueError for an unusable command or
+        deadline.
         """
         shown = command if isinstance(command, str) else shell.quote(command)
+        mark = secrets.token_hex(16)
         try:
-            return self._run(shell.bounded_read(command, deadline_s), shown, deadline_s, cap_bytes)
+            return self._run(shell.bounded_read(command, deadline_s, mark), shown, deadline_s, cap_bytes, mark)
         except OutcomeUnknownError as error:
             raise TransientError(str(error)) from error
 
@@ -182,7 +187,7 @@ class SSHConnection:
         mark = secrets.token_hex(16)
         try:
             script = shell.bounded_reads(commands, deadline_s, mark)
-            answer = self._run(script, "; ".join(shown), deadline_s * len(commands) + 1)
+            answer = self._run(script, "; ".join(shown), deadline_s * len(commands) + 1, mark=mark)
         except OutcomeUnknownError as error:
             raise TransientError(str(error)) from error
         seen = shell.parse_reads(answer.stdout, answer.stderr, mark)
@@ -206,11 +211,17 @@ class SSHConnection:
         lost = answer.model_copy(update={"stdout": "", "stderr": ""})
         return results + [lost.model_copy(update={"command": shell.quote(command)}) for command in unseen]
 
-    def _run(self, script: str, shown: str, deadline_s: float, cap_bytes: int | None = None) -> CommandResult:
-        """Run shell text. TransientError: it was not sent. OutcomeUnknownError: it was, and then all was lost."""
+    def _run(
+        self, script: str, shown: str, deadline_s: float, cap_bytes: int | None = None, mark: str = ""
+    ) -> CommandResult:
+        """Run shell text. TransientError: it was not sent. OutcomeUnknownError: it was, and then all was lost.
+
+        With a `mark` it is a read that begins with it: raises as `read` when that does not come.
+        """
         started = time.monotonic()
         deadline = started + deadline_s
         cap = self._output_cap_bytes if cap_bytes is None else cap_bytes
+        room = cap + (2 * len(f"{mark}\n") if mark else 0)
         out, err = bytearray(), bytearray()
         status: int | None = None
         request = script.encode()
@@ -218,7 +229,7 @@ class SSHConnection:
         try:
             with self._closed_at(deadline):
                 channel.exec_command(request)
-            if _drain(channel, out, err, cap, deadline):
+            if _drain(channel, out, err, room, deadline):
                 status = self._exit_status(channel, deadline)
         except TimeoutError:
             status = None  # the result says timed_out
@@ -230,15 +241,38 @@ class SSHConnection:
         took_s = time.monotonic() - started
         # The host's own timer began after ours: a status that comes now may be the timer's.
         timed_out = took_s >= deadline_s
-        truncated = len(out) + len(err) > cap
-        return CommandResult(
+        truncated = len(out) + len(err) > room
+        printed, complained = bytes(out), bytes(err)
+        began = not mark or shell.begun(printed, mark) is not None
+        if mark and began:
+            printed, complained = (shell.begun(stream, mark) or b"" for stream in (printed, complained))
+        answer = CommandResult(
             command=shown,
             exit_status=None if timed_out else status,
-            stdout=decode(bytes(out[:cap])) + (f"\n[output cut at {cap} bytes]\n" if truncated else ""),
-            stderr=decode(bytes(err[: max(0, cap - len(out))])),
+            stdout=decode(printed[:cap]) + (f"\n[output cut at {cap} bytes]\n" if truncated else ""),
+            stderr=decode(complained[: max(0, cap - len(printed))]),
             truncated=truncated,
             timed_out=timed_out,
             took_s=took_s,
+        )
+        if not began:
+            raise self._not_begun(answer, deadline_s)
+        return answer
+
+    def _not_begun(self, answer: CommandResult, deadline_s: float) -> IncidentResponseError:
+        """What to say of a read that never began: the host was silent, or answered something of its own."""
+        said = answer.stdout or answer.stderr
+        what = f"it answered {said[:_SAID_CHARACTERS]!r}" if said else "it said nothing"
+        if answer.timed_out:
+            return TransientError(
+                f"{self._where} accepts the login and did not begin `{answer.command}` within {deadline_s:g} s: "
+                f"{what}. Check that it is not overloaded, and that no login script or forced command hangs"
+            )
+        status = "no exit status" if answer.exit_status is None else f"exit status {answer.exit_status}"
+        return PermanentError(
+            f"{self._where} does not run what it is sent: {what} with {status} to `{answer.command}`. Check that "
+            "the user has a shell there, and no forced command (ForceCommand; `command=` in authorized_keys)",
+            page=LOGIN,
         )
 
     def _open_session(self, deadline: float) -> paramiko.Channel:
@@ -375,7 +409,7 @@ class SSHCredentials(Block):
         (`poll_change` tells), ValueError for a bad attempt id, root or argument list.
         """
         script = shell.fence_and_start(attempt_id, argv, root=root)
-        return shell.parse_fence(self._send(name, address, port, script, f"start {attempt_id}", deadline_s))
+        return self._fence(name, address, port, script, f"start {attempt_id}", deadline_s)
 
     def bar_change(
         self,
@@ -392,7 +426,7 @@ class SSHCredentials(Block):
         Raises as `start_change`; asking again after an OutcomeUnknownError is harmless.
         """
         script = shell.bar(attempt_id, root=root)
-        return shell.parse_fence(self._send(name, address, port, script, f"bar {attempt_id}", deadline_s))
+        return self._fence(name, address, port, script, f"bar {attempt_id}", deadline_s)
 
     def poll_change(
         self,
@@ -407,8 +441,8 @@ class SSHCredentials(Block):
     ) -> ChangeState:
         """What became of the attempt, with the last `tail_bytes` of its output, over a connection of its own.
 
-        Raises what `connect` raises, TransientError when the answer was lost or late (asking changes
-        nothing), OutcomeUnknownError when the host answers but cannot say.
+        Raises what `connect` and `SSHConnection.read` raise (asking changes nothing), OutcomeUnknownError when
+        the host answers but cannot say.
         """
         script = shell.poll(attempt_id, root=root, tail_bytes=tail_bytes)
         with self.connect(name, address, port) as connection:
@@ -416,18 +450,19 @@ class SSHCredentials(Block):
             answer = connection.read(script, deadline_s=deadline_s, cap_bytes=2 * tail_bytes + 4096)
         if answer.exit_status is None:
             raise TransientError(f"{name} ({address}:{port}): no whole answer about {attempt_id}; ask again")
-        return shell.parse_change(answer.stdout)
+        with _told_by(f"{name} ({address}:{port})"):
+            return shell.parse_change(answer.stdout)
 
-    def _send(self, name: str, address: str, port: int, script: str, shown: str, deadline_s: float) -> str:
+    def _fence(self, name: str, address: str, port: int, script: str, shown: str, deadline_s: float) -> Fence:
         with self.connect(name, address, port) as connection:
             answer = connection._run(script, shown, deadline_s)
+        where = f"{name} ({address}:{port})"
         # Without a status even a plausible answer may have been cut short.
         if answer.exit_status is None:
-            raise OutcomeUnknownError(
-                f"{name} ({address}:{port}): `{shown}` was sent and not answered within {deadline_s:g} s; "
-                "poll the attempt before acting"
-            )
-        return answer.stdout
+            how = f"not answered within {deadline_s:g} s" if answer.timed_out else "its answer is not whole"
+            raise OutcomeUnknownError(f"{where}: `{shown}` was sent and {how}; poll the attempt before acting")
+        with _told_by(where):
+            return shell.parse_fence(answer.stdout)
 
     def _reach_jump(self, deadline: float) -> paramiko.Transport:
         assert self.jump
@@ -554,7 +589,11 @@ class SSHCredentials(Block):
                     f"{where}: it no longer has a host key of a known type; known: {shown(known)}. {CHANGED}"
                 ) from error
             raise PermanentError(f"{where}: no algorithm in common: {error}") from error
-        why = f"ended the key exchange: {error or 'closed'}" if in_time else "did not finish the key exchange"
+        if transport.remote_version:
+            why = f"ended the key exchange: {error or 'closed'}" if in_time else "did not finish the key exchange"
+        else:
+            why = "closed the connection without" if in_time else "accepted the connection and did not send"
+            why += f" an SSH banner ({error})" if error else " an SSH banner"
         raise TransientError(
             f"{where} {why} (within {self.connect_timeout_s:g} s). Check that SSH listens on this port and is "
             "not overloaded"
@@ -621,6 +660,15 @@ def _drain(channel: paramiko.Channel, out: bytearray, err: bytearray, cap: int, 
             last_news = now
         status_seen = channel.exit_status_ready()
     return False
+
+
+@contextlib.contextmanager
+def _told_by(where: str) -> Iterator[None]:
+    """Say which host it was whose answer cannot be read."""
+    try:
+        yield
+    except OutcomeUnknownError as error:
+        raise OutcomeUnknownError(f"{where}: {error}") from error
 
 
 def _jump_name(jump: JumpHost) -> str:

@@ -1,5 +1,6 @@
 """Looking at the service: one task for each host, in parallel; a host that fails stops no other."""
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -29,7 +30,7 @@ NEWEST_LINES = "3000"
 """Of a chatty service: longer output is cut at its newest end, which is the one that matters."""
 RETRY_S = 1
 MOST_TASKS = 16
-"""Hosts that get a task each, and hosts that are looked at at once."""
+"""Hosts that get a task each, and hosts that are looked at at once where none of them hangs."""
 Depth = Literal["triage", "diagnosis"]
 
 
@@ -86,11 +87,14 @@ def look_at_fleet(
 ) -> list[Evidence]:
     """As `look_at_host` for each of many hosts: a task for each would cost more than the looks, and hide the rest.
 
-    Raises nothing for what hosts do; one that cannot be looked at is unknown, and named in the log.
+    A host waits for its turn no longer than connecting may take, however many of the others hang. Raises
+    nothing for what hosts do; one that cannot be looked at is unknown, and named in the log.
     """
     log = get_run_logger()
+    turns = threading.Semaphore(MOST_TASKS)
 
     def look(host: Host) -> tuple[Evidence, ...]:
+        in_turn = turns.acquire(timeout=profile.ssh.connect_timeout_s)
         try:
             try:
                 return look_at_host.fn(profile, ssh, host, depth, since, keep_in)
@@ -100,8 +104,11 @@ def look_at_fleet(
         except IncidentResponseError as error:
             log.warning("%s cannot be looked at: %s", host.name, plain(str(error)))
             return _out_of_reach(profile, host.name, error, now())
+        finally:
+            if in_turn:
+                turns.release()
 
-    with ThreadPoolExecutor(MOST_TASKS) as pool:
+    with ThreadPoolExecutor(len(profile.hosts)) as pool:
         return [evidence for found in pool.map(look, profile.hosts) for evidence in found]
 
 

@@ -87,9 +87,17 @@ def test_any_argument_list_arrives_unchanged(argv):
 @settings(max_examples=30, deadline=None)
 @given(st.lists(arguments, max_size=5))
 def test_any_argument_list_arrives_unchanged_through_a_bounded_read(argv):
-    text = shell.bounded_read(["printf", "%s\\0", "first", *argv], 5)
+    text = shell.bounded_read(["printf", "%s\\0", "first", *argv], 5, "MARK")
     output = subprocess.run(["/bin/sh", "-c", text], capture_output=True, check=True).stdout
-    assert output.decode().split("\0")[:-1] == ["first", *argv]
+    printed = shell.begun(output, "MARK")
+    assert printed is not None
+    assert printed.decode().split("\0")[:-1] == ["first", *argv]
+
+
+@given(st.binary(max_size=60), st.binary(max_size=60))
+def test_what_stands_before_the_mark_is_no_output_and_without_it_nothing_began(before, after):
+    assert shell.begun(before + b"MARK\n" + after, "MARK") == after
+    assert shell.begun(before, "MARK") is None
 
 
 @pytest.mark.parametrize("argv", [[], ["a\0b"], ["a", "\udc80"]])
@@ -100,10 +108,11 @@ def test_what_no_program_could_get_is_refused(argv):
 
 def test_a_read_is_ended_on_the_host_with_all_that_it_started(tmp_path):
     began = time.monotonic()
-    text = shell.bounded_read("trap '' TERM; sleep 30 & echo $!; wait; sleep 30", 1)
+    text = shell.bounded_read("trap '' TERM; sleep 30 & echo $!; wait; sleep 30", 1, "MARK")
     output = subprocess.run(["/bin/sh", "-c", text], capture_output=True, check=False).stdout
     assert time.monotonic() - began < 10
-    eventually(lambda: not alive(int(output)))
+    child = int(output.split()[-1])
+    eventually(lambda: not alive(child))
 
 
 def alive(pid: int) -> bool:
@@ -121,18 +130,20 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 def test_a_read_gets_no_input_and_keeps_its_status(login):
-    assert login(shell.bounded_read("cat; exit 7", 5) + "; echo $?") == "7\n"
+    assert login(shell.bounded_read("cat; exit 7", 5, "MARK") + "; echo $?") == "MARK\n7\n"
 
 
 def test_a_read_answers_in_english_and_utc_whatever_the_login_speaks(login):
-    text = shell.bounded_read(["date", "-d", "@0", "+%A %H:%M %Z"], 5)
-    assert login(f"export LANG=de_DE.UTF-8 LC_ALL=de_DE.UTF-8 TZ=Asia/Tokyo; {text}") == "Thursday 00:00 UTC\n"
+    text = shell.bounded_read(["date", "-d", "@0", "+%A %H:%M %Z"], 5, "MARK")
+    assert (
+        login(f"export LANG=de_DE.UTF-8 LC_ALL=de_DE.UTF-8 TZ=Asia/Tokyo; {text}") == "MARK\nThursday 00:00 UTC\n"
+    )
 
 
 @pytest.mark.parametrize("deadline_s", [0, -1, float("nan")])
 def test_a_read_needs_a_deadline(deadline_s):
     with pytest.raises(ValueError, match="deadline"):
-        shell.bounded_read("true", deadline_s)
+        shell.bounded_read("true", deadline_s, "MARK")
 
 
 def test_a_change_runs_once_and_tells_status_and_output(login):

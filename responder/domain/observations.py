@@ -31,6 +31,8 @@ def _failed(result: CommandResult, *, accept: Sequence[int] = (0,)) -> str | Non
     """Why the output of a reading command says nothing, or None when it does."""
     if result.timed_out:
         return "no answer within its deadline"
+    if result.truncated:
+        return "its output did not end within what is read of it"
     if result.exit_status is None:
         return "its exit status is unknown"
     if result.exit_status not in accept:

@@ -142,29 +142,49 @@ def quote(argv: Sequence[str]) -> str:
     return shlex.join(argv)
 
 
-def bounded_read(command: Sequence[str] | str, deadline_s: float) -> str:
+def bounded_read(command: Sequence[str] | str, deadline_s: float, mark: str) -> str:
     """Shell text that runs a read and ends it on the host after `deadline_s` (seconds, rounded up).
 
     The whole process group gets SIGTERM, a second later SIGKILL (coreutils manual, "timeout invocation").
     A string is shell text (pipes and all), a list is one program with its arguments. It answers in English
-    and in UTC, whatever the login's language and time zone: so it is the same on every host.
+    and in UTC, whatever the login's language and time zone: so it is the same on every host. Its output
+    begins behind `mark`, see `begun`.
 
     Raises ValueError for an unusable command or a deadline that is not positive.
     """
-    program = ["sh", "-c", command] if isinstance(command, str) else command
+    if isinstance(command, str):
+        program = ["sh", "-c", f"{_begin(mark)}\n{command}"]
+    else:
+        quote(command)
+        program = ["sh", "-c", f'{_begin(mark)}; exec "$@"', "sh", *command]
     return quote([*_ALIKE, *_ended(program, deadline_s)]) + " </dev/null"
 
 
 def bounded_reads(commands: Sequence[Sequence[str]], deadline_s: float, mark: str) -> str:
     """Shell text that runs reads one after the other, each ended as by `bounded_read`; for `parse_reads`.
 
-    After each, `mark` (a word that no output holds) ends its part of both streams, on stdout with the status.
+    After each, `mark` ends its part of both streams, on stdout with the status.
 
     Raises ValueError as `bounded_read` does.
     """
     told = f"s=$?; printf '\\n{mark} %s\\n' $s; printf '\\n{mark}\\n' >&2"
     steps = [f"{quote(_ended(command, deadline_s))}; {told}" for command in commands]
-    return quote([*_ALIKE, "sh", "-c", "\n".join(steps)]) + " </dev/null"
+    return quote([*_ALIKE, "sh", "-c", "\n".join([_begin(mark), *steps])]) + " </dev/null"
+
+
+def _begin(mark: str) -> str:
+    return f"echo {mark}; echo {mark} >&2"
+
+
+def begun(output: bytes, mark: str) -> bytes | None:
+    """What a read has printed on one of its streams, None when it never began.
+
+    `mark` is a word that no output holds. What a login prints stands before it, and a host that runs something
+    else than it is sent (no shell, a forced command) does not know it: nothing that such a host answers, an
+    exit status of 0 or 1 included, says anything about what was asked.
+    """
+    _, found, printed = output.partition(f"{mark}\n".encode())
+    return printed if found else None
 
 
 def parse_reads(stdout: str, stderr: str, mark: str) -> list[tuple[int, str, str]]:

@@ -112,7 +112,8 @@ def parse_curl(exit_status: int | None, stdout: str, stderr: str, *, truncated: 
         return reply.model_copy(update={"failure": "other", "problem": f"not an HTTP reply: {shown(text)}"})
     if failure is None:
         return reply
-    said = stderr.strip()[-_MAX_FIELD:] or f"exit status {exit_status}"
+    status = "exit status unknown" if exit_status is None else f"exit status {exit_status}"
+    said = stderr.strip()[-_MAX_FIELD:] or status
     return reply.model_copy(update={"failure": failure, "problem": f"{_IN_WORDS[failure]} ({said})"})
 
 
