@@ -11,9 +11,9 @@ from prefect.blocks.core import Block
 from prefect.blocks.notifications import AbstractAppriseNotificationBlock, AppriseNotificationBlock
 from pydantic import Field, SecretStr
 
+from blocks.service import secrets_of
 from responder.domain.errors import OutcomeUnknownError, PermanentError, TransientError
-from responder.domain.escaping import bound
-from responder.domain.redaction import redact
+from responder.domain.redaction import clipped, know
 
 _LOG_LIMIT = 300
 _PAGE = "docs/how-to.md#tell-somebody-through-another-channel"
@@ -52,6 +52,7 @@ def load_notification(reference: str) -> NotificationBlock:
         # Else Apprise takes the text for whatever format the way has, and values could bring HTML into a mail.
         asset: Any = block._apprise_client.asset
         asset.body_format = "text"
+    know(*secrets_of(block))
     return block
 
 
@@ -66,7 +67,7 @@ def notify(block: NotificationBlock, subject: str, text: str) -> None:
         with block.raise_on_failure():
             cast(Any, block).notify(text, subject=subject, _sync=True)
     except NotificationError as error:
-        said = redact(bound(" ".join(error.log.split()), _LOG_LIMIT))
+        said = clipped(" ".join(error.log.split()), _LOG_LIMIT)
         raise TransientError(f"{kind}: could not notify: {said or 'no reason given'}") from error
     except httpx.HTTPStatusError as error:
         status = error.response.status_code

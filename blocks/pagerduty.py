@@ -26,6 +26,7 @@ from responder.domain.errors import (
     PermanentError,
     TransientError,
 )
+from responder.domain.redaction import clipped
 
 EventSeverity = Literal["critical", "error", "warning", "info"]
 
@@ -376,7 +377,7 @@ def _ours(what: str, error: pagerduty.Error, *, changes: bool) -> IncidentRespon
 
 
 def _unreadable(what: str, answer: str, *, changes: bool) -> IncidentResponseError:
-    problem = f"PagerDuty: could not {what}: unreadable answer: {_cut(answer, 200)}"
+    problem = f"PagerDuty: could not {what}: unreadable answer: {clipped(answer, 200)}"
     return OutcomeUnknownError(problem) if changes else TransientError(problem)
 
 
@@ -385,9 +386,9 @@ def _said(response: httpx2.Response) -> str:
     try:
         body = response.json()
         error = body.get("error", body)
-        return _cut(": ".join(filter(None, [error["message"], "; ".join(error.get("errors", []))])), 500)
+        return clipped(": ".join(filter(None, [error["message"], "; ".join(error.get("errors", []))])), 500)
     except (ValueError, LookupError, TypeError, AttributeError):
-        return _cut(response.text.strip(), 200)
+        return clipped(response.text.strip(), 200)
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

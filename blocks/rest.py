@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from responder.domain.errors import OutcomeUnknownError, PermanentError, TransientError
+from responder.domain.redaction import clipped
 
 _SAID_LIMIT = 300
 
@@ -52,7 +53,7 @@ def call(
         try:
             return answer.json()
         except ValueError as error:
-            raise lost(f"{what}: unreadable answer: {answer.text[:_SAID_LIMIT]}") from error
+            raise lost(f"{what}: unreadable answer: {clipped(answer.text, _SAID_LIMIT)}") from error
     problem = f"{what}: {answer.status_code} {_said(answer)}".rstrip()
     if _limited(answer):
         raise TransientError(problem, retry_after_s=_seconds(answer.headers.get("retry-after")))
@@ -71,9 +72,9 @@ def _said(answer: httpx.Response) -> str:
     try:
         body = answer.json()
         words = body.get("message") or body["error"]
-        return str("; ".join(words) if isinstance(words, list) else words)[:_SAID_LIMIT]
+        return clipped(str("; ".join(words) if isinstance(words, list) else words), _SAID_LIMIT)
     except (ValueError, LookupError, TypeError, AttributeError):
-        return answer.text.strip()[:_SAID_LIMIT]
+        return clipped(answer.text.strip(), _SAID_LIMIT)
 
 
 def _seconds(text: str | None) -> float | None:

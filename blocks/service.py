@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
-from pydantic import Field, SecretStr
+from pydantic import Field, Secret, SecretStr
 
 from blocks.ssh import SSHCredentials
 from responder.domain.errors import PermanentError
 from responder.domain.profile import Profile
+from responder.domain.redaction import know
 
 if TYPE_CHECKING:
     # Only the keeper and the command line speak to these: an incident's run starts faster without the SDKs.
@@ -135,13 +136,21 @@ def load_tickets(name: str) -> "GitHub":
 def _load(kind: type[Kind], name: str) -> Kind:
     try:
         # Flows are asynchronous, and there Prefect would hand out a coroutine of its own accord.
-        return cast(Kind, kind.load(name, _sync=True))  # type: ignore[call-arg]
+        block = cast(Kind, kind.load(name, _sync=True))  # type: ignore[call-arg]
     except ValueError as error:
         raise PermanentError(
             f"no {kind._block_type_name} is saved as {name!r}; `incident service add FILE` saves it, "
             "`incident service list` shows what there is",
             page="docs/how-to.md#add-a-service",
         ) from error
+    know(*secrets_of(block))
+    return block
+
+
+def secrets_of(block: Block) -> list[str]:
+    """The values of the block's secret fields."""
+    held = [field.get_secret_value() for _, field in block if isinstance(field, Secret | SecretStr)]
+    return [str(value) for each in held for value in (each.values() if isinstance(each, dict) else [each])]
 
 
 def _ssh(profile: Profile, secrets: Mapping[str, str]) -> SSHCredentials:

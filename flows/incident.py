@@ -14,7 +14,7 @@ from pydantic import Field
 from flows.detect_and_triage import detect_and_triage
 from flows.diagnose import diagnose_incident
 from flows.mitigate import mitigate
-from flows.phases import run_phase
+from flows.phases import incident_name, run_phase
 from flows.post_incident import draft_postmortem
 from flows.resolve import resolve
 from flows.verify import verify_attempt
@@ -54,7 +54,7 @@ from tasks.publish import show_progress
 from tasks.results import needs_checking, what_next
 
 
-@flow(name="incident", flow_run_name="incident: {summary}")
+@flow(name="incident", flow_run_name=incident_name)
 async def incident(
     summary: Annotated[str, Field(min_length=3, max_length=300, examples=["Orders hang since 14:05"])],
     service: Annotated[str | None, Field(examples=["veloz"])] = None,

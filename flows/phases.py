@@ -23,6 +23,11 @@ def wave_name() -> str:
     return f"{name}: {', '.join(flow_run.parameters['step_ids'])}"[:200]
 
 
+def incident_name() -> str:
+    """What an incident's run is called until it has a severity."""
+    return f"incident: {plain(flow_run.parameters['summary'])}"
+
+
 async def run_phase(
     ref: IncidentRef, name: str, kind: type[Outcome], phase: Callable[[], Awaitable[Outcome]]
 ) -> Outcome:

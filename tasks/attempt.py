@@ -19,7 +19,7 @@ from responder.domain.incident import AttemptOutcome, VerifyOutcome
 from responder.domain.plan import PlanStep
 from responder.domain.profile import Host
 from responder.domain.readings import Snapshot
-from responder.domain.redaction import redact
+from responder.domain.redaction import clipped, redact
 from responder.store.tables import AttemptRow
 from tasks.admission import Admitted, admit, attempt_of, await_start_limit, look_first, refused
 from tasks.case import Case
@@ -167,7 +167,7 @@ def _ended(case: Case, attempt: AttemptRow, change: ChangeState) -> AttemptOutco
     if change.state != "ended":
         return _unknown(case, attempt, f"the host has lost track of it ({change.state}): rebooted, or killed")
 
-    output = redact(bound(change.output, 4_000))
+    output = clipped(change.output, 4_000)
     text = f"ended with status {change.exit_status}, which proves nothing yet"
     begun = attempt.acted_at or now()  # an earlier run may have died before it could say that it had begun
     ended: dict[str, object] = {"acted_at": begun, "ended_at": now(), "exit_status": change.exit_status}
@@ -215,4 +215,5 @@ def _unknown(case: Case, attempt: AttemptRow, why: str) -> AttemptOutcome:
 
 
 def _move(case: Case, attempt: AttemptRow, to: AttemptState, **values: object) -> None:
-    case.store.move_attempt(case.id, case.ref.epoch, attempt.id, to, **values)
+    clean = {name: redact(value) if isinstance(value, str) else value for name, value in values.items()}
+    case.store.move_attempt(case.id, case.ref.epoch, attempt.id, to, **clean)

@@ -1,11 +1,28 @@
 import json
+import logging
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from responder.domain.redaction import MARK, PATTERNS, Redactor, redact, redact_value
+from responder.domain import redaction
+from responder.domain.errors import TransientError
+from responder.domain.logs import clean_logs
+from responder.domain.redaction import (
+    MARK,
+    PATTERNS,
+    SITE_PATTERNS,
+    Pattern,
+    Redactor,
+    clipped,
+    know,
+    pattern_problems,
+    redact,
+    redact_value,
+)
 
 # Pieces that begin, end and join what the patterns look for, so that random texts come close to them.
 PIECES = [
@@ -183,3 +200,144 @@ def test_hostile_text_takes_linear_time(piece: str) -> None:
 
 def test_every_pattern_says_what_it_is_for() -> None:
     assert len({pattern.name for pattern in PATTERNS}) == len(PATTERNS)
+
+
+# --- the table -------------------------------------------------------------------------------------
+
+
+def example_of(pattern: Pattern) -> tuple[str, str]:
+    """The example as it would stand in a log, and the secret in it."""
+    before, rest = pattern.example.split("‹")
+    secret, after = rest.split("›")
+    return before + secret + after, secret
+
+
+# What stands around a secret in a log: never a part of the word itself.
+CONTEXTS = st.lists(
+    st.sampled_from([" ", "\n", ", ", "; ", "| ", "> ", "\t", "(", "[ERROR] ", "at 2026-03-01 10:22:31 "])
+    | st.text(st.characters(categories=["Ll", "Lu", "Nd"]), max_size=8).map(lambda word: f" {word} "),
+    max_size=6,
+).map("".join)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.name)
+@settings(deadline=None, max_examples=40)
+@given(before=CONTEXTS, after=CONTEXTS)
+def test_the_example_of_each_pattern_is_hidden_wherever_it_stands(
+    pattern: Pattern, before: str, after: str
+) -> None:
+    text, secret = example_of(pattern)
+    end = "" if after[:1] in ("", " ", "\n", "\t") else " "
+    assert secret not in redact(f"{before} {text}{end}{after}")
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.name)
+def test_the_example_of_each_pattern_is_hidden_by_that_pattern(
+    pattern: Pattern, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, secret = example_of(pattern)
+    monkeypatch.setattr(redaction, "PATTERNS", (pattern,))
+    assert secret not in redact(text)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.name)
+@settings(deadline=None, max_examples=40)
+@given(cut=st.integers(min_value=0, max_value=200))
+def test_a_secret_on_the_cut_leaves_no_piece_of_itself(pattern: Pattern, cut: int) -> None:
+    text, secret = example_of(pattern)
+    shown = clipped("x " * 100 + text, 150 + cut)
+    assert not [start for start in range(len(secret) - 7) if secret[start : start + 8] in shown]
+
+
+HEX = "0123456789abcdef"
+ORDINARY = st.one_of(
+    st.text(HEX, min_size=40, max_size=40),  # a commit
+    st.text(HEX, min_size=64, max_size=64).map(lambda digest: f"sha256:{digest}"),
+    st.text(HEX, min_size=32, max_size=32),
+    st.uuids().map(str),
+    st.integers(0, 2**63).map(str),
+    st.integers(10**9, 2 * 10**9).map(lambda second: f"{second}.123456"),
+    st.integers(0, 2**48).map(lambda number: f"order web-{number} BTCUSDT BUY 0.01 at 61000.5"),
+    st.ip_addresses().map(str),
+    st.datetimes().map(str),
+    st.sampled_from(
+        [
+            "/opt/veloz/releases/1.4.2/lib/python3.11/site-packages/veloz/gateway.py",
+            'veloz_http_requests_total{method="GET",endpoint="/api/orders_state",status="200"} 812',
+            "Started veloz.service - VeloZ gateway.",
+            "PID 4121 (python), 12 threads, 5.1 GiB resident",
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ5aHhKzpkTCcXwBkkDZr2BRxCG0T3bQ6k5D3KZ1Zz9q gw-1",
+            "SHA256:HUB921HqJ3c2WelAMEQRGtJ0CnqyJYPAKl5ch9MhF9Q",
+        ]
+    ),
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(ORDINARY, min_size=1, max_size=4).map(" ".join))
+def test_ids_hashes_times_and_paths_are_not_eaten(text: str) -> None:
+    assert redact(text) == text
+
+
+# --- what a site adds, and what we hold ------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    def write(text: str) -> None:
+        (tmp_path / "patterns.yaml").write_text(text)
+        monkeypatch.setenv(SITE_PATTERNS, str(tmp_path / "patterns.yaml"))
+        redaction.site_patterns.cache_clear()
+
+    yield write
+    redaction.site_patterns.cache_clear()
+
+
+def test_a_site_adds_patterns_of_its_own(site: Callable[[str], None]) -> None:
+    site("desk ticket: 'DESK-[0-9]{6}'\n")
+    assert redact("see DESK-123456 and password=x1y2z3") == f"see {MARK} and password={MARK}"
+    assert pattern_problems() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("broken: '['\nfine: 'DESK-[0-9]+'\n", "broken: not a regular expression"),
+        ("everything: '.*'\nfine: 'DESK-[0-9]+'\n", "everything: matches nothing at all"),
+        ("- a list\n", "expected `name: regular expression`"),
+        ("a: [\n", "cannot be read as YAML"),
+    ],
+)
+def test_a_pattern_that_cannot_be_used_is_named_and_costs_no_other(
+    site: Callable[[str], None], text: str, problem: str
+) -> None:
+    site(text)
+    assert [problem in said for said in pattern_problems()] == [True]
+    assert redact("DESK-1 password=x1y2z3") == f"{MARK if 'fine' in text else 'DESK-1'} password={MARK}"
+
+
+@pytest.fixture
+def knowing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_known", ())
+
+
+@pytest.mark.usefixtures("knowing")
+def test_what_we_hold_is_hidden_by_its_value_in_every_text_and_error() -> None:
+    know("y8Nb-AkKc66ryYTWUXYEu", "-----BEGIN KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5v\n-----END KEY-----", "on")
+    assert redact("bad token y8Nb-AkKc66ryYTWUXYEu") == f"bad token {MARK}"
+    assert str(TransientError("refused: b3BlbnNzaC1rZXktdjEAAAAABG5v")) == f"refused: {MARK}"
+    assert redact("connection on") == "connection on"
+
+
+@pytest.mark.usefixtures("knowing")
+def test_a_log_record_is_clean_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    know("y8Nb-AkKc66ryYTWUXYEu")
+    clean_logs()
+    try:
+        raise ValueError("the vendor said y8Nb-AkKc66ryYTWUXYEu")
+    except ValueError:
+        logging.getLogger("vendor").exception("answered %s", "password=hunter2hunter2")
+    assert "y8Nb" not in caplog.text
+    assert "hunter2" not in caplog.text
+    assert f"answered password={MARK}" in caplog.text
+    assert f"ValueError: the vendor said {MARK}" in caplog.text

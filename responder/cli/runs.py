@@ -15,6 +15,7 @@ from blocks.run_history import run_url
 from responder.cli.live import Live
 from responder.domain.errors import PermanentError
 from responder.domain.incident import WAITING_TO_APPROVE
+from responder.domain.redaction import redact_value
 from responder.store import Store
 from responder.store.tables import IncidentRow
 
@@ -57,11 +58,15 @@ class Followed:
 
 
 def start_run(parameters: Mapping[str, Any]) -> str:
-    """Create a run of the deployment `incident`; returns its id. Raises `PermanentError` for bad parameters."""
+    """Create a run of the deployment `incident`; returns its id. Prefect keeps its parameters: without secrets.
+
+    Raises `PermanentError` for bad parameters.
+    """
+    clean = {name: redact_value(value) for name, value in parameters.items()}
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name(DEPLOYMENT)
         try:
-            run = client.create_flow_run_from_deployment(deployment.id, parameters=dict(parameters))
+            run = client.create_flow_run_from_deployment(deployment.id, parameters=clean)
         except httpx.HTTPStatusError as error:
             raise PermanentError(f"the run was not accepted: {error.response.text[:500]}") from error
         return str(run.id)

@@ -102,6 +102,7 @@ def check(name: str, store: Store) -> list[Finding]:
             findings.append(_finding(f"{host.name}: {REACHABLE}", False, "not tried, without the jump host"))
     findings += _check_outside(profile)
     findings += _check_templates()
+    findings += _check_secret_patterns()
     return findings
 
 
@@ -246,6 +247,16 @@ def _check_templates() -> Iterator[Finding]:
     if folder := os.environ.get(SITE_TEMPLATES):
         problems = template_problems(folder)
         yield _finding("templates", not problems, "; ".join(problems) or f"those in {folder} can be used", WORDING)
+
+
+def _check_secret_patterns() -> Iterator[Finding]:
+    from responder.domain.redaction import SITE_PATTERNS, pattern_problems
+
+    if path := os.environ.get(SITE_PATTERNS):
+        problems = pattern_problems()
+        yield _finding(
+            "secret patterns", not problems, "; ".join(problems) or f"those in {path} are used", SECRETS
+        )
 
 
 def _finding(what: str, ok: bool, detail: str, page: str = "") -> Finding:

@@ -4,9 +4,13 @@ A caller decides by kind alone: a `TransientError` may be tried again, a `Perman
 person or another way, and after an `OutcomeUnknownError` nobody may act before somebody has looked.
 """
 
+from responder.domain.redaction import redact
+
 
 class IncidentResponseError(Exception):
     """The root of every error of ours. The message says what happened, where, and what to do next.
+
+    It is cleaned of secrets here, once: what hosts and vendors say becomes a part of it, and goes everywhere.
 
     `page` is where the documentation helps with it, like `docs/how-to.md#host-keys`, for what a person can mend;
     else empty. The command line prints it below the message.
@@ -15,7 +19,7 @@ class IncidentResponseError(Exception):
     page: str = ""
 
     def __init__(self, message: str = "", *, page: str = "") -> None:
-        super().__init__(message)
+        super().__init__(redact(message))
         self.page = page or self.page
 
 

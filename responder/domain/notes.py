@@ -3,9 +3,8 @@
 from datetime import datetime
 from typing import Any
 
-from responder.domain.escaping import bound
 from responder.domain.evidence import Evidence
-from responder.domain.redaction import redact, redact_value
+from responder.domain.redaction import clipped, redact_value
 
 EXCERPT_CHARACTERS = 1_500
 VALUE_CHARACTERS = 1_000
@@ -24,12 +23,12 @@ class Notes:
         if value is None:
             self.missed(key, how, "the answer does not say", excerpt)
             return
-        bounded = bound(value, VALUE_CHARACTERS) if isinstance(value, str) else value
-        self._note(key, how, excerpt, value=redact_value(bounded))
+        clean = clipped(value, VALUE_CHARACTERS) if isinstance(value, str) else redact_value(value)
+        self._note(key, how, excerpt, value=clean)
 
     def missed(self, key: str, how: str, why: str, excerpt: str = "") -> None:
         """Note that something could not be observed, and why."""
-        self._note(key, how, excerpt, unknown=redact(bound(why, 300)) or "no reason given")
+        self._note(key, how, excerpt, unknown=clipped(why, 300) or "no reason given")
 
     def _note(self, key: str, how: str, excerpt: str, **rest: Any) -> None:
         self.evidence.append(
@@ -38,8 +37,8 @@ class Notes:
                 key=key,
                 host=self.host,
                 at=self.at,
-                how=redact(bound(how, 300)),
-                excerpt=redact(bound(excerpt, EXCERPT_CHARACTERS)),
+                how=clipped(how, 300),
+                excerpt=clipped(excerpt, EXCERPT_CHARACTERS),
                 **rest,
             )
         )

@@ -21,6 +21,7 @@ from responder.domain.parsing.processes import matching, parse_ps, parse_who
 from responder.domain.parsing.resources import parse_df, parse_df_inodes, parse_free
 from responder.domain.parsing.systemd import parse_show
 from responder.domain.profile import Impact, Metrics, Unit
+from responder.domain.redaction import clipped, redact
 
 KEPT_LINES = 100
 SHOWN_PATTERNS = 20
@@ -171,13 +172,18 @@ def note_journal(notes: Notes, result: CommandResult) -> None:
     lines = parsed.value
     groups = group_errors(lines, SHOWN_PATTERNS)
     errors = [group for group in groups if not group.audit]
-    tail = [bound(line.message, 500) for line in lines[-KEPT_LINES:]]
+    # Together: a key's lines are only told by those around them.
+    clean = redact("\n".join(line.message for line in lines[-KEPT_LINES:]))
+    tail = [bound(line, 500) for line in clean.split("\n")[-KEPT_LINES:]]
     notes.saw("journal.lines", how, tail, "\n".join(tail[-20:]))
     notes.saw("journal.errors", how, sum(group.count for group in errors))
     notes.saw(
         "journal.patterns",
         how,
-        [{"pattern": bound(g.pattern, 200), "count": g.count, "example": bound(g.example, 300)} for g in errors],
+        [
+            {"pattern": clipped(g.pattern, 200), "count": g.count, "example": clipped(g.example, 300)}
+            for g in errors
+        ],
     )
     notes.saw("journal.oom_kills", how, len(find_oom_kills(lines)))
 

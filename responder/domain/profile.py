@@ -4,18 +4,20 @@ The YAML of a profile is read by `read_profile`; its reference in `docs/profile.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from responder.domain.base import Frozen, UtcDatetime
 from responder.domain.documents import load_document
+from responder.domain.errors import ProfileError
 from responder.domain.evidence import Condition
 from responder.domain.fields import Command, HttpUrl, Pattern, SecretName
 from responder.domain.incident import Alert, Kind, Mode, Phase, Severity, lowest_mode
 from responder.domain.predicates import PREDICATES
+from responder.domain.redaction import redact
 from responder.domain.strategies import Strategies
 
 BY_PAGERDUTY, BY_SLACK = "pagerduty:", "slack:"
@@ -551,8 +553,32 @@ class Profile(Frozen):
 
 
 def read_profile(text: str, *, source: str) -> Profile:
-    """The profile in `text`. Raises `ProfileError` with line and nearest key for each mistake."""
-    return load_document(text, Profile, source=source, page="docs/profile.md")
+    """The profile in `text`. Raises `ProfileError` with line and nearest key for each mistake, and for a secret
+    in it: a profile is shown, and kept with each incident.
+    """
+    profile = load_document(text, Profile, source=source, page="docs/profile.md")
+    leaks = [where for where, words in _texts(profile.model_dump(mode="json")) if redact(words) != words]
+    if leaks:
+        raise ProfileError(
+            f"{source}: {', '.join(f'`{where}`' for where in leaks)}: holds what looks like a password, key or "
+            "token. Keep it in a file on the host, or name a secret where the profile takes one",
+            page="docs/how-to.md#secrets",
+        )
+    return profile
+
+
+def _texts(data: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Every text with its dotted key; a list of words as a command line."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from _texts(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(data, list) and all(isinstance(item, str) for item in data):
+        yield where, " ".join(data)
+    elif isinstance(data, list):
+        for number, item in enumerate(data):
+            yield from _texts(item, f"{where}.{number}")
+    elif isinstance(data, str):
+        yield where, data
 
 
 def tightened(kept: Profile, current: Profile) -> Profile:

@@ -3,22 +3,36 @@
 Rather too much than too little: a hidden word costs a look at the host, a leaked token costs a rotation.
 """
 
+import functools
 import json
+import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+import yaml
+
+from responder.domain.escaping import bound
+
 MARK = "[redacted]"
+SITE_PATTERNS = "INCIDENT_SECRET_PATTERNS"
+"""Names the file with a site's own patterns: YAML, `name: regular expression`. What one matches is hidden whole."""
 
 _MIN_SECRET = 6
 _MAX_DEPTH = 64
+_LONGEST_SECRET = 4_096
 
 
 class Pattern(NamedTuple):
-    """What a secret looks like. `replacement` keeps what tells a reader which secret it was."""
+    """What a secret looks like. `replacement` keeps what tells a reader which secret it was.
+
+    In the `example` (a line of a log) the secret itself stands between ‹ and ›.
+    """
 
     name: str
+    example: str
     regex: re.Pattern[str]
     replacement: str = MARK
 
@@ -30,25 +44,38 @@ _SENSITIVE = (
 _SENSITIVE_NAME = re.compile(_SENSITIVE, re.IGNORECASE | re.ASCII)
 
 
-def _pattern(name: str, regex: str, replacement: str = MARK) -> Pattern:
-    return Pattern(name, re.compile(regex, re.IGNORECASE | re.ASCII), replacement)
+def _pattern(name: str, example: str, regex: str, replacement: str = MARK) -> Pattern:
+    return Pattern(name, example, re.compile(regex, re.IGNORECASE | re.ASCII), replacement)
 
 
 # Every repetition is bounded, or consumes what it has scanned: the whole takes time linear in the text.
 PATTERNS = (
     _pattern(
         "private key (PEM, RFC 7468)",
+        "-----BEGIN PRIVATE KEY-----\n‹MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7›\n-----END PRIVATE KEY-----",
         r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----(?:[A-Z0-9+/=\s\\:,]|-(?!-))*"
         r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----)?",
     ),
+    Pattern(
+        # A journal has each line of a key by itself; OpenSSH's have 70 characters. No hash in hexadecimal.
+        "line of a private key, or an exchange's key of 64 characters",
+        "gw-1 veloz[7]: ‹vmPUZE6mv9SD5VNHk4HlWFsOr6aKE2zvsw0MuIgwCIPy6utIco14y7Ju91duEh8A›",
+        re.compile(
+            r"(?<![\w+/=])(?=[A-Z0-9+/]{0,69}[a-z])(?=[a-z0-9+/]{0,69}[A-Z])(?=[A-Za-z+/]{0,69}\d)"
+            r"(?:[\w+/]{70}|[\w+/]{64})(?![\w+/])",
+            re.ASCII,
+        ),
+    ),
     _pattern(
         "header that carries credentials",
+        "X-MBX-APIKEY: ‹Kj3nB8vQz71LmPq›",
         r"(?<![\w-])((?:proxy-)?authorization|(?:set-)?cookie|x-[a-z-]{0,20}api-?key)"
         r"(\\{0,3}[\"']?\s{0,4}[:=]\s{0,4}\\{0,3}[\"']?)[^\s\"'\\][^\r\n\"'\\]*",
         rf"\1\2{MARK}",
     ),
     _pattern(
         "named value",
+        "login failed: password=‹correct-horse-battery›",
         rf"({_SENSITIVE}[\w-]{{0,40}})(\\{{0,3}}[\"']?\s{{0,4}}[:=]\s{{0,4}})"
         r"(?:"
         r"(\")(?:[^\"\\\n]|\\.)*\"?"  # quoted
@@ -59,30 +86,120 @@ PATTERNS = (
         rf"\1\2\3\4\5{MARK}\3\4",
     ),
     _pattern(
-        "option of a command line", rf"(?<=-)({_SENSITIVE}[\w-]{{0,40}})(\s{{1,4}})[^\s-]\S*", rf"\1\2{MARK}"
+        "option of a command line",
+        "veloz_engine --api-secret ‹hV7kQ2pR9wYs›",
+        rf"(?<=-)({_SENSITIVE}[\w-]{{0,40}})(\s{{1,4}})[^\s-]\S*",
+        rf"\1\2{MARK}",
     ),
-    _pattern("bearer token (RFC 6750)", r"\b(bearer)(\s{1,4})[A-Z0-9._~+/-][A-Z0-9._~+/=-]{5,}", rf"\1\2{MARK}"),
+    _pattern(
+        "bearer token (RFC 6750)",
+        "sent with bearer ‹mF_9.B5f-4.1JqM› to the gateway",
+        r"\b(bearer)(\s{1,4})[A-Z0-9._~+/-][A-Z0-9._~+/=-]{5,}",
+        rf"\1\2{MARK}",
+    ),
     _pattern(
         "basic credentials (RFC 7617)",
+        "sent with Basic ‹QWxhZGRpbjpvcGVuIHNlc2FtZQ==› to the gateway",
         r"\b(basic)(\s{1,4})(?=[A-Z]{0,400}[0-9=+/])[A-Z0-9+/]{6,}={0,2}",
         rf"\1\2{MARK}",
     ),
-    _pattern("JSON web token (RFC 7519)", r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]{2,}(?:\.[\w-]*)?"),
-    _pattern("AWS access key id", r"(?<![A-Z0-9])(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])"),
-    _pattern("Slack token", r"(?<![\w-])x(?:ox[a-z]|app)-[\w-]{10,}"),
-    _pattern("Slack webhook", r"(?<=hooks\.slack\.com/)(services|workflows)/[\w/-]{8,}", rf"\1/{MARK}"),
-    _pattern("GitHub token", r"(?<![\w-])(?:gh[pousr]_|github_pat_)\w{20,}"),
-    _pattern("Binance user stream", r"(?<=/ws/)[A-Z0-9]{40,}"),
-    _pattern("user and password in a URL", r"(?<=://)[^\s/?#\"'<>]{1,512}@", f"{MARK}@"),
+    _pattern(
+        "JSON web token (RFC 7519)",
+        "session ‹eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ2ZWxveiJ9.c2lnbmF0dXJl› opened",
+        r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]{2,}(?:\.[\w-]*)?",
+    ),
+    _pattern(
+        "AWS access key id",
+        "used ‹AKIAIOSFODNN7EXAMPLE› today",
+        r"(?<![A-Z0-9])(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])",
+    ),
+    _pattern("Slack token", "posted as ‹xoxb-417723456789-planted0bot›", r"(?<![\w-])x(?:ox[a-z]|app)-[\w-]{10,}"),
+    _pattern(
+        "Slack webhook",
+        "https://hooks.slack.com/services/‹T0AB12CD3/B0EF45GH6/planted0hook›",
+        r"(?<=hooks\.slack\.com/)(services|workflows)/[\w/-]{8,}",
+        rf"\1/{MARK}",
+    ),
+    _pattern(
+        "GitHub token",
+        "cloned with ‹ghp_16C7e42F292c6912E7710c838347Ae178B4a›",
+        r"(?<![\w-])(?:gh[pousr]_|github_pat_)\w{20,}",
+    ),
+    _pattern("PagerDuty key", "PagerDuty refused ‹u+R7planted0key9Qx2w›", r"(?<![\w+-])u\+[\w-]{18}(?![\w-])"),
+    _pattern(
+        "Binance user stream",
+        f"wss://stream.binance.com:9443/ws/‹{'pqia91ma19a5s61' * 3}›",
+        r"(?<=/ws/)[A-Z0-9]{40,}",
+    ),
+    _pattern(
+        "user and password in a URL",
+        "postgresql://‹veloz:opensesame42›@db:5432/veloz",
+        r"(?<=://)[^\s/?#\"'<>]{1,512}@",
+        f"{MARK}@",
+    ),
 )
-"""Applied in this order."""
+"""Applied in this order, before a site's own."""
+
+_known: tuple[str, ...] = ()
+
+
+def know(*secrets: str) -> None:
+    """Hide these values, too, wherever this process redacts: whatever we hold may be echoed by others.
+
+    A private key is known line by line. Values of fewer than six characters are ignored.
+    """
+    global _known
+    lines = [line.strip() for secret in secrets for line in secret.splitlines() if "-----" not in line]
+    _known = tuple(Redactor([*_known, *lines]).forms)
 
 
 def redact(text: str) -> str:
-    """`text` with every secret that can be told by its looks replaced by a mark. Idempotent."""
-    for _, regex, replacement in PATTERNS:
+    """`text` with every secret that can be told by its looks, or is known, replaced by a mark. Idempotent."""
+    for form in _known:
+        text = text.replace(form, MARK)
+    for _, _, regex, replacement in (*PATTERNS, *site_patterns()):
         text = regex.sub(replacement, text)
     return text
+
+
+def clipped(text: str, limit: int) -> str:
+    """`text` without secrets in at most `limit` characters. A secret is never cut so that its half is left."""
+    return bound(redact(text[: limit + _LONGEST_SECRET]), limit)
+
+
+@functools.cache
+def site_patterns() -> tuple[Pattern, ...]:
+    """The patterns of the site's file; those that cannot be used are left out, `pattern_problems` names them."""
+    return _read_site_patterns()[0]
+
+
+def pattern_problems() -> list[str]:
+    """What is wrong with the site's file, one sentence each; empty when there is none or all is well."""
+    return _read_site_patterns()[1]
+
+
+def _read_site_patterns() -> tuple[tuple[Pattern, ...], list[str]]:
+    path = os.environ.get(SITE_PATTERNS)
+    if not path:
+        return (), []
+    try:
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return (), [f"{path}: {type(error).__name__}: cannot be read as YAML; no pattern of the site is used"]
+    if not isinstance(given, dict):
+        return (), [f"{path}: expected `name: regular expression` on each line; no pattern of the site is used"]
+    patterns, problems = [], []
+    for name, regex in given.items():
+        try:
+            compiled = re.compile(str(regex))
+        except (re.error, OverflowError) as error:
+            problems.append(f"{path}: {name}: not a regular expression: {error}; it is not used")
+            continue
+        if compiled.search("") or compiled.search(MARK):
+            problems.append(f"{path}: {name}: matches nothing at all, or the mark {MARK}; it is not used")
+        else:
+            patterns.append(Pattern(str(name), "", compiled))
+    return tuple(patterns), problems
 
 
 def redact_value(value: object) -> object:
@@ -106,11 +223,11 @@ class Redactor:
             for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""))
             if len(secret) >= _MIN_SECRET and form not in MARK
         }
-        self._secrets = sorted(forms, key=lambda form: (-len(form), form))
+        self.forms = sorted(forms, key=lambda form: (-len(form), form))
 
     def text(self, text: str) -> str:
         """`text` without the known secrets and without what looks like one."""
-        for secret in self._secrets:
+        for secret in self.forms:
             text = text.replace(secret, MARK)
         return redact(text)
 

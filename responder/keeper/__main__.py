@@ -7,7 +7,9 @@ import socket
 import threading
 from collections.abc import Callable
 
+from responder.domain.logs import clean_logs
 from responder.domain.notices import SITE_TEMPLATES
+from responder.domain.redaction import pattern_problems
 from responder.domain.site_templates import template_problems
 from responder.keeper.access import Access
 from responder.keeper.backups import Backups
@@ -28,6 +30,7 @@ log = logging.getLogger("keeper")
 
 def main() -> None:
     """Do every duty again and again, each in a thread of its own: one that waits or fails delays no other."""
+    clean_logs()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     # Waited for, not handled: a handler that sets the event stands still for ever when the signal comes while
@@ -38,6 +41,8 @@ def main() -> None:
     if folder := os.environ.get(SITE_TEMPLATES):
         for problem in template_problems(folder):
             log.error("%s; the shipped template is used", problem)
+    for problem in pattern_problems():
+        log.error("%s", problem)
     store, access = open_store(), Access()
     outbox, backups, notes = Outbox(store, access), Backups(store, access), DecisionNotes(store)
     holder = f"keeper:{socket.gethostname()}:{os.getpid()}"

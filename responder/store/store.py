@@ -10,12 +10,11 @@ from sqlalchemy.orm import Session
 from responder.domain.attempt import AttemptState, require_follows
 from responder.domain.base import now
 from responder.domain.errors import BusyError, NotFoundError, PermanentError, StaleEpochError
-from responder.domain.escaping import bound
 from responder.domain.evidence import Dossier, Evidence
 from responder.domain.guardrails import PastAttempt
 from responder.domain.incident import Alert, Ending, Kind, Mode, Severity
 from responder.domain.profile import Profile
-from responder.domain.redaction import redact
+from responder.domain.redaction import clipped
 from responder.store.database import finds_what_overtook_it, locked, new_id
 from responder.store.people import People
 from responder.store.tables import (
@@ -149,7 +148,7 @@ class Store(People):
     def end_run(self, incident_id: str, epoch: int, ending: Ending) -> None:
         """Record how the run ended; outcomes that close an incident close it. The lease is given back."""
         with self._fenced(incident_id, epoch) as (session, row):
-            row.outcome, row.reason = ending.outcome.value, redact(bound(ending.reason, REASON_CHARACTERS))
+            row.outcome, row.reason = ending.outcome.value, clipped(ending.reason, REASON_CHARACTERS)
             if ending.outcome.closes:
                 _close(row)
             session.execute(delete(LeaseRow).where(LeaseRow.incident_id == incident_id))
@@ -356,7 +355,7 @@ class Store(People):
 
     def decide(self, incident_id: str, *, who: str, what: str, why: str) -> None:
         """Write down a decision and its reason, without secrets; the same one is not written twice."""
-        who, what, why = (redact(bound(words, REASON_CHARACTERS)) for words in (who, what, why))
+        who, what, why = (clipped(words, REASON_CHARACTERS) for words in (who, what, why))
         with self._session() as session:
             same = select(DecisionRow.id).where(
                 DecisionRow.incident_id == incident_id,
@@ -452,7 +451,7 @@ class Store(People):
             chosen.state, chosen.next_at = "waiting", now()
             what = f"publishes message {chosen.number} to {chosen.channel}"
             why = "a person has read it: " + " ".join(str(chosen.body["text"]).split())
-            why = redact(bound(why, 300))
+            why = clipped(why, 300)
             session.add(DecisionRow(incident_id=incident_id, at=now(), who=who, what=what, why=why))
             return chosen
 
