@@ -32,6 +32,7 @@ from responder.domain.errors import (
     TransientError,
 )
 from responder.domain.profile import JumpHost
+from responder.domain.redaction import clipped
 
 _WINDOW = 2 * 1024 * 1024
 """Bytes a host may send ahead of us: no round trips inside a usual answer, and a bound on what piles up."""
@@ -262,7 +263,7 @@ class SSHConnection:
     def _not_begun(self, answer: CommandResult, deadline_s: float) -> IncidentResponseError:
         """What to say of a read that never began: the host was silent, or answered something of its own."""
         said = answer.stdout or answer.stderr
-        what = f"it answered {said[:_SAID_CHARACTERS]!r}" if said else "it said nothing"
+        what = f"it answered {clipped(said, _SAID_CHARACTERS)!r}" if said else "it said nothing"
         if answer.timed_out:
             return TransientError(
                 f"{self._where} accepts the login and did not begin `{answer.command}` within {deadline_s:g} s: "

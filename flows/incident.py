@@ -20,6 +20,7 @@ from flows.resolve import resolve
 from flows.verify import verify_attempt
 from responder.domain.errors import StaleEpochError
 from responder.domain.incident import (
+    SUMMARY_LIMIT,
     Alert,
     Attempts,
     Checks,
@@ -56,7 +57,7 @@ from tasks.results import needs_checking, what_next
 
 @flow(name="incident", flow_run_name=incident_name)
 async def incident(
-    summary: Annotated[str, Field(min_length=3, max_length=300, examples=["Orders hang since 14:05"])],
+    summary: Annotated[str, Field(min_length=3, max_length=SUMMARY_LIMIT, examples=["Orders hang since 14:05"])],
     service: Annotated[str | None, Field(examples=["veloz"])] = None,
     kind: Kind = Kind.AVAILABILITY,
     alerts: Annotated[

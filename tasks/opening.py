@@ -7,27 +7,17 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from annotated_types import MaxLen
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from sqlalchemy.exc import SQLAlchemyError
 
 from blocks.service import load_profile, saved_services
 from responder.domain.errors import PermanentError, StaleEpochError
-from responder.domain.escaping import bound
-from responder.domain.incident import Alert, IncidentRef, Kind, Mode, Severity, lowest_mode
+from responder.domain.incident import Alert, IncidentRef, Kind, Mode, Severity, clean_alert, lowest_mode
 from responder.domain.notices import plain
 from responder.domain.profile import Profile
-from responder.domain.redaction import redact_value
 from responder.store import open_store
 from responder.store.tables import IncidentRow
-
-_TEXT_LIMITS = {
-    name: limit.max_length
-    for name, field in Alert.model_fields.items()
-    for limit in field.metadata
-    if isinstance(limit, MaxLen)
-}
 
 
 @task(task_run_name="open the incident", cache_policy=NO_CACHE)
@@ -53,18 +43,10 @@ def open_incident(
         summary=str(plain(summary, 300)),
         kind=next((k for k in (Kind.SECURITY, Kind.RISK) if k in (kind, *named)), kind),
         mode=lowest_mode(profile.mode, mode or Mode.LIVE),
-        alerts=[_clean(alert) for alert in alerts],
+        alerts=[Alert.model_validate(clean_alert(alert.model_dump(mode="json"))) for alert in alerts],
         severity=severity,
         declared=not alerts,
     )
-
-
-def _clean(alert: Alert) -> Alert:
-    """The alert without secrets. Hiding one may lengthen a text, which must not cost us the alert."""
-    data = {field: redact_value(value) for field, value in alert.model_dump(mode="json").items()}
-    for field, limit in _TEXT_LIMITS.items():
-        data[field] = bound(str(data[field]), limit)
-    return Alert.model_validate(data)
 
 
 def _profile_for(service: str | None, alerts: Sequence[Alert]) -> Profile:

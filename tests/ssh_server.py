@@ -24,6 +24,7 @@ class Faults:
     stall_after_banner: bool = False
     refuse_auth: bool = False
     refuse_exec: bool = False
+    forced: str = ""  # runs this, whatever it is sent (sshd_config(5), ForceCommand)
     stall_exec: bool = False  # runs the command, never answers the request
     cut_after_exec: bool = False  # runs the command, then drops the connection without a word
     cut_after_bytes: int | None = None
@@ -180,7 +181,7 @@ class _Session(paramiko.ServerInterface):
         if faults.refuse_exec:
             return False
         child = subprocess.Popen(
-            ["/bin/sh", "-c", command],
+            ["/bin/sh", "-c", faults.forced or command],
             cwd=self._server.home,
             env={"PATH": os.environ["PATH"], "HOME": str(self._server.home)},
             stdin=subprocess.DEVNULL,

@@ -108,7 +108,7 @@ def gateway(farm: Farm) -> Iterator[Gateway]:
     shown |= {"SubState": "running", "Result": "success", "NRestarts": "0"}
     unit = "".join(f"{name}={value}\n" for name, value in shown.items())
     (folder / "systemctl").write_text(f"#!/bin/sh\ncat <<'END'\n{unit}END\n")
-    # Where the connection is cut in the middle of an answer there has to be one; those servers stand behind a proxy.
+    # Where the connection is cut in the middle of an answer there has to be one; their proxy is in front.
     cut = "|".join(f"*{farm[kind]['address'].replace('127.0.1.', '127.0.3.')}*" for kind in ("cut_rst", "cut_fin"))
     lines = f"case $SSH_CONNECTION in {cut}) lines=4000 ;; *) lines=20 ;; esac\n"
     journal = f"yes '1772360551.0 gw veloz[1]: {'x' * 90}' | head -n $lines\n"

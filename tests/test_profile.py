@@ -1,8 +1,11 @@
 """The profile: what it selects, what it refuses, and that it survives being stored."""
 
+import re
+from importlib.resources import files
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -43,6 +46,30 @@ def test_a_secret_in_place_of_its_name_is_refused_and_not_repeated(secret: str) 
         read_profile(profile_text(ssh=ssh), source="shop.yaml")
     told = f"{caught.value}{caught.value.__cause__}"
     assert not secret.strip() or secret.strip() not in told
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("description", "trades with password=correct-horse-battery"),
+        ("runbooks.0.url", "https://ann:correct-horse-battery@wiki.example.com/runbook"),
+        ("strategies.restart.command", ["restart-it", "--api-token", "correct-horse-battery"]),
+        ("contacts.0.primary", "the desk, key AKIAIOSFODNN7EXAMPLE"),
+    ],
+)
+def test_a_profile_with_a_secret_in_it_is_refused_by_its_key_and_the_secret_is_not_repeated(
+    key: str, words: Any
+) -> None:
+    data = yaml.safe_load((files("responder") / "services" / "veloz.yaml").read_text())
+    *path, last = [int(part) if part.isdigit() else part for part in key.split(".")]
+    place = data
+    for part in path:
+        place = place[part]
+    place[last] = words
+    with pytest.raises(ProfileError, match=f"`{re.escape(key)}`: holds what looks like a password") as caught:
+        read_profile(yaml.safe_dump(data), source="veloz.yaml")
+    assert "correct-horse" not in str(caught.value)
+    assert "AKIA" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,17 @@ What the patterns themselves find and leave alone is tried in `test_redaction.py
 
 import json
 import os
-import re
-import socketserver
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import paramiko
 import pytest
 from lab_runs import PATIENCE_S, broken_lab, start_incident, wait_for, wait_opened
 from pydantic import SecretStr
+from ssh_server import Faults, SSHServer
 from test_faults import scenario
 from test_notification import Mailbox
 
@@ -27,26 +26,30 @@ from responder.domain.redaction import PATTERNS
 from responder.installation import Installation
 from responder.lab.http import Answer, StandIn
 from responder.lab.lab import Lab
+from responder.lab.sshd import load_key
 from responder.store import open_store
 
-CANARIES = {
-    pattern.name: (
-        pattern.example.replace("‹", "").replace("›", ""),
-        re.search("‹(.*)›", pattern.example, re.S)[1],
-    )
-    for pattern in PATTERNS
-}
+
+def planted(example: str) -> tuple[str, str]:
+    """A pattern's example as it would stand in a log, and the secret in it."""
+    before, rest = example.split("‹")
+    secret, after = rest.split("›")
+    return before + secret + after, secret
+
+
+CANARIES = {pattern.name: planted(pattern.example) for pattern in PATTERNS}
 """What is planted, and the part of it that must be found nowhere."""
 WORD = "zq7heron"
-"""Stands beside the canaries at every source, followed by its name: what is kept of it shows that we looked there."""
+"""Stands beside the canaries at every source, followed by its name: what is kept of it shows that it was read."""
 SAID = "\n".join(text for text, _ in CANARIES.values())
+NOBODY = paramiko.ECDSAKey.generate()
 IN_ENVIRONMENT = "owl-in-the-environment-31"
 os.environ["CANARY_EXCHANGE_SECRET"] = IN_ENVIRONMENT  # of server, worker, keeper and of every run
 
 
 def said(source: str) -> str:
     """Words of a source with every canary."""
-    return f"{WORD}-{source} {SAID}"
+    return f"{WORD}_{source} {SAID}"
 
 
 @dataclass
@@ -65,43 +68,22 @@ class Left:
         return found + [name for name, text in self.told.items() if any(form in text for form in forms)]
 
 
-class Leaky(socketserver.BaseRequestHandler):
-    """A host that greets with a secret where SSH would begin."""
-
-    def handle(self) -> None:
-        self.request.sendall(f"SSH-{WORD}-banner password=correct-horse-battery\r\n".encode())
-
-
-@contextmanager
-def leaky_host() -> Iterator[int]:
-    class Server(socketserver.ThreadingTCPServer):
-        daemon_threads = allow_reuse_address = True
-
-    with Server(("127.0.0.1", 0), Leaky) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
-
-
 def poison(lab: Lab) -> None:
     """The gateway says its secrets wherever it says anything, and so does its process."""
     [host] = lab.hosts
-    child = f'[sys.executable, "-c", "import sys; sys.stdin.read()", "{lab.service}_engine", *{said("process").split()!r}]'
-    environment = {"EXCHANGE_SECRET": CANARIES["named value"][1]}
     for program in (host.directory / "opt").glob("*/releases/*/*_gateway.py"):
         text = program.read_text()
         for old, new in (
             (
                 "    gateway.serve_forever()",
                 f"    for line in {(said('journal') + chr(10)) * 2!r}.split(chr(10)): log('[ERROR] ' + line)\n"
-                f"    child = subprocess.Popen({child}, stdin=subprocess.PIPE, env={environment!r})\n"
                 "    gateway.serve_forever()",
             ),
             (
                 'lines = [f"# TYPE',
                 f'lines = ["# " + line for line in {said("metrics")!r}.split(chr(10))] + [f"# TYPE',
             ),
-            ('"reason": None', f'"reason": {said("orders")!r}'),
+            ('{"items": gateway.orders}', f'{{"items": gateway.orders, "note": {said("orders")!r}}}'),
             ('health = {"ok": status == 200}', f'health = {{"ok": status == 200, "debug": {said("health")!r}}}'),
             (
                 'self.send_header("Content-Type", content_type)',
@@ -113,14 +95,17 @@ def poison(lab: Lab) -> None:
             text = text.replace(old, new)
         program.write_text(text)
     (host.directory / "home" / "said.txt").write_text(said("output"))
-    host.ask("heal")
+    died = host.state()["main_pid"]
+    host.ask("kill", signal_name="SIGKILL")
+    wait_for(lambda: host.state()["main_pid"] not in (0, died), named="the poisoned gateway")
     host.wait_for_gateway()
     host.ask("engine_dead")
+    host.ask("process", args=f"{lab.service}_engine {said('process')}".replace("\n", " "))
 
 
 def echo(stand_in: StandIn, ours: str, wrap: Callable[[str], Any]) -> None:
     """The vendor's next errors repeat our own token, and secrets of others."""
-    stand_in.refusal = lambda status: Answer(status, wrap(f"{WORD}-vendor bad token {ours}; {SAID}"))  # type: ignore[method-assign]
+    stand_in.refusal = lambda status: Answer(status, wrap(f"{WORD}_vendor bad token {ours}; {SAID}"))  # type: ignore[method-assign]
     stand_in.fail("500", times=2)
 
 
@@ -136,22 +121,29 @@ def left(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -
         restart = profile.strategies["restart"]
         shell = ("sh", "-c", 'cat said.txt; exec "$@"', "sh", *restart.command)
         strategies = dict(profile.strategies) | {"restart": restart.model_copy(update={"command": shell})}
-        extra = Host(name="leaky", address="127.0.0.1", port=leaky)
+        ssh = profile.ssh.model_copy(update={"known_hosts": profile.ssh.known_hosts + forced.known_hosts})
+        extra = Host(name="forced", address=forced.address, port=forced.port)
         return profile.model_copy(
             update={
                 "hosts": (*profile.hosts, extra),
+                "ssh": ssh,
                 "strategies": strategies,
                 "stakeholders": ("incident-notification/secrets-mail",),
             }
         )
 
+    banner = tmp_path_factory.mktemp("forced") / "banner"
+    banner.write_text(said("banner"))
     with (
-        leaky_host() as leaky,
+        SSHServer(banner.parent, NOBODY, faults=Faults(forced=f"cat {banner}")) as forced,
         broken_lab(
-            scenario(trigger={"alerts": [alert]}), tmp_path_factory.mktemp("secrets"), profile=ours_to_break
+            scenario(trigger={"alerts": [alert]}, restart_policy="on-failure"),
+            tmp_path_factory.mktemp("secrets"),
+            profile=ours_to_break,
         ) as lab,
     ):
         poison(lab)
+        forced.client_key = load_key(lab.facts().private_key)
         echo(
             lab.pagerduty,
             f"{lab.pagerduty.api_token} {lab.pagerduty.routing_key}",
@@ -204,7 +196,7 @@ def test_the_search_looks_where_an_incident_leaves_something(left: Left) -> None
     ["journal", "process", "metrics", "orders", "health", "alert", "summary", "output", "vendor", "banner"],
 )
 def test_what_stands_beside_a_secret_is_kept(left: Left, source: str) -> None:
-    assert left.holding(f"{WORD}-{source}")
+    assert left.holding(f"{WORD}_{source}")
 
 
 @pytest.mark.parametrize("shape", CANARIES)
@@ -221,6 +213,6 @@ def test_no_secret_of_our_own_processes_environment_is_found_anywhere(left: Left
     ["PagerDuty token", "PagerDuty routing key", "Slack token", "Statuspage token", "GitHub token", "SSH key"],
 )
 def test_no_secret_that_we_hold_is_found_anywhere(left: Left, name: str) -> None:
-    found = [where for where in left.holding(left.ours[name])]
+    found = left.holding(left.ours[name])
     # The Events API takes the routing key in its body.
     assert [where for where in found if not where.endswith("/v2/enqueue")] == []

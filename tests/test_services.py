@@ -67,7 +67,7 @@ def test_every_missing_secret_is_named(tmp_path, monkeypatch):
     file.write_text(profile_text(slack={"token": "SHOP_SLACK_TOKEN"}))
     ran = incident("service", "add", str(file), "--json")
     assert (ran.status, ran.out) == (1, "")
-    assert "missing secrets: SHOP_SSH_KEY, SHOP_SLACK_TOKEN" in ran.err
+    assert "secrets are missing: SHOP_SSH_KEY, SHOP_SLACK_TOKEN" in ran.err
     assert "--secret NAME=@FILE" in ran.err
 
 

@@ -14,8 +14,8 @@ from prefect.exceptions import PrefectException
 from blocks.run_history import run_url
 from responder.cli.live import Live
 from responder.domain.errors import PermanentError
-from responder.domain.incident import WAITING_TO_APPROVE
-from responder.domain.redaction import redact_value
+from responder.domain.incident import SUMMARY_LIMIT, WAITING_TO_APPROVE, clean_alert
+from responder.domain.redaction import clipped
 from responder.store import Store
 from responder.store.tables import IncidentRow
 
@@ -62,7 +62,11 @@ def start_run(parameters: Mapping[str, Any]) -> str:
 
     Raises `PermanentError` for bad parameters.
     """
-    clean = {name: redact_value(value) for name, value in parameters.items()}
+    clean = dict(parameters)
+    if isinstance(summary := clean.get("summary"), str):
+        clean["summary"] = clipped(summary, max(SUMMARY_LIMIT, len(summary)))
+    if isinstance(alerts := clean.get("alerts"), list):
+        clean["alerts"] = [clean_alert(alert) if isinstance(alert, Mapping) else alert for alert in alerts]
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name(DEPLOYMENT)
         try:

@@ -50,7 +50,7 @@ def gather_secrets(profile: Profile, given: Sequence[str]) -> dict[str, str]:
     missing = [name for name in wanted if name not in secrets]
     if missing and not sys.stdin.isatty():
         raise PermanentError(
-            f"missing secrets: {', '.join(missing)}; set them in the environment, or give --secret NAME=@FILE",
+            f"secrets are missing: {', '.join(missing)}; set them in the environment, or give --secret NAME=@FILE",
             page=SECRETS,
         )
     for name in missing:

@@ -9,9 +9,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, Self
 
+from annotated_types import MaxLen
 from pydantic import Field
 
 from responder.domain.base import Frozen, Text, UtcDatetime
+from responder.domain.escaping import bound
+from responder.domain.redaction import redact_value
 
 
 class Severity(StrEnum):
@@ -114,6 +117,10 @@ WAITING_TO_APPROVE = f"{WAITING} to approve"
 WAITING_TO_CLOSE = f"{WAITING} to close"
 
 
+SUMMARY_LIMIT = 300
+"""Characters of what a person says when they declare an incident."""
+
+
 class Alert(Frozen):
     """One signal from a monitoring system, with the fields of an Alertmanager webhook's alert."""
 
@@ -152,6 +159,23 @@ class Alert(Frozen):
         description="PagerDuty's dedup key of this alert (Alertmanager: the hash of its group key).",
         examples=["9a1c7bb0d5e54c2f8c7f3b1f2f7b9a34"],
     )
+
+
+_TEXT_LIMITS = {
+    name: limit.max_length
+    for name, field in Alert.model_fields.items()
+    for limit in field.metadata
+    if isinstance(limit, MaxLen)
+}
+
+
+def clean_alert(alert: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an alert without secrets. Hiding one may lengthen a text, which must not cost us the alert."""
+    clean = {field: redact_value(value) for field, value in alert.items()}
+    for field, limit in _TEXT_LIMITS.items():
+        if isinstance(alert.get(field), str) and len(alert[field]) <= limit:
+            clean[field] = bound(str(clean[field]), limit)
+    return clean
 
 
 class Phase(StrEnum):

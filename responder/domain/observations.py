@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from responder.domain.commands import CommandResult
-from responder.domain.escaping import bound
 from responder.domain.notes import Notes
 from responder.domain.parsing.http import HttpReply, Reading
 from responder.domain.parsing.journal import find_oom_kills, group_errors, parse_journal
@@ -21,7 +20,7 @@ from responder.domain.parsing.processes import matching, parse_ps, parse_who
 from responder.domain.parsing.resources import parse_df, parse_df_inodes, parse_free
 from responder.domain.parsing.systemd import parse_show
 from responder.domain.profile import Impact, Metrics, Unit
-from responder.domain.redaction import clipped, redact
+from responder.domain.redaction import clipped, without_keys
 
 KEPT_LINES = 100
 SHOWN_PATTERNS = 20
@@ -163,7 +162,7 @@ def _journal_failed(result: CommandResult) -> str | None:
 def note_journal(notes: Notes, result: CommandResult) -> None:
     """The unit's journal: its last lines, errors grouped by pattern, kills by the kernel."""
     how = result.command
-    parsed = parse_journal(result.stdout)
+    parsed = parse_journal(without_keys(result.stdout))
     problem = _journal_failed(result) or (parsed.problem if parsed.value is None else None)
     if problem or parsed.value is None:
         for key in ("journal.lines", "journal.errors", "journal.patterns", "journal.oom_kills"):
@@ -172,9 +171,7 @@ def note_journal(notes: Notes, result: CommandResult) -> None:
     lines = parsed.value
     groups = group_errors(lines, SHOWN_PATTERNS)
     errors = [group for group in groups if not group.audit]
-    # Together: a key's lines are only told by those around them.
-    clean = redact("\n".join(line.message for line in lines[-KEPT_LINES:]))
-    tail = [bound(line, 500) for line in clean.split("\n")[-KEPT_LINES:]]
+    tail = [clipped(line.message, 500) for line in lines[-KEPT_LINES:]]
     notes.saw("journal.lines", how, tail, "\n".join(tail[-20:]))
     notes.saw("journal.errors", how, sum(group.count for group in errors))
     notes.saw(

@@ -18,7 +18,7 @@ from responder.domain.escaping import bound
 
 MARK = "[redacted]"
 SITE_PATTERNS = "INCIDENT_SECRET_PATTERNS"
-"""Names the file with a site's own patterns: YAML, `name: regular expression`. What one matches is hidden whole."""
+"""Names the file with a site's own patterns: YAML, `name: regular expression`; a match is hidden whole."""
 
 _MIN_SECRET = 6
 _MAX_DEPTH = 64
@@ -52,9 +52,11 @@ def _pattern(name: str, example: str, regex: str, replacement: str = MARK) -> Pa
 PATTERNS = (
     _pattern(
         "private key (PEM, RFC 7468)",
-        "-----BEGIN PRIVATE KEY-----\n‹MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7›\n-----END PRIVATE KEY-----",
-        r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----(?:[A-Z0-9+/=\s\\:,]|-(?!-))*"
-        r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----)?",
+        "-----BEGIN PRIVATE KEY-----\n‹MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAg›\n-----END PRIVATE KEY-----",
+        # Whatever stands before its lines in a journal or a comment; without an end only what can be of a key.
+        r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----(?:"
+        r"(?:(?!-----BEGIN )[\s\S]){0,8000}?-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----"
+        r"|(?:[A-Z0-9+/=\s\\:,]|-(?!-))*)",
     ),
     Pattern(
         # A journal has each line of a key by itself; OpenSSH's have 70 characters. No hash in hexadecimal.
@@ -88,7 +90,7 @@ PATTERNS = (
     _pattern(
         "option of a command line",
         "veloz_engine --api-secret ‹hV7kQ2pR9wYs›",
-        rf"(?<=-)({_SENSITIVE}[\w-]{{0,40}})(\s{{1,4}})[^\s-]\S*",
+        rf"(?<=-)({_SENSITIVE}[\w-]{{0,40}})(\s{{1,4}})(?!\w{{1,64}}=@)[^\s-]\S*",  # NAME=@FILE is none
         rf"\1\2{MARK}",
     ),
     _pattern(
@@ -160,6 +162,11 @@ def redact(text: str) -> str:
     for _, _, regex, replacement in (*PATTERNS, *site_patterns()):
         text = regex.sub(replacement, text)
     return text
+
+
+def without_keys(text: str) -> str:
+    """`text` without whole private keys, which are seen by their first and last lines only; fast."""
+    return PATTERNS[0].regex.sub(MARK, text) if "PRIVATE KEY-----" in text else text
 
 
 def clipped(text: str, limit: int) -> str:
