@@ -71,6 +71,9 @@ class Left:
 def poison(lab: Lab) -> None:
     """The gateway says its secrets wherever it says anything, and so does its process."""
     [host] = lab.hosts
+    # No slash in it: Python would look there for its own files, and end.
+    secret = "--api-secret hV7kQ2pR9wYs password=correct-horse-battery AKIAIOSFODNN7EXAMPLE"
+    host.ask("process", args=f"{lab.service}_engine {WORD}_process {secret}")
     for program in (host.directory / "opt").glob("*/releases/*/*_gateway.py"):
         text = program.read_text()
         for old, new in (
@@ -100,7 +103,6 @@ def poison(lab: Lab) -> None:
     wait_for(lambda: host.state()["main_pid"] not in (0, died), named="the poisoned gateway")
     host.wait_for_gateway()
     host.ask("engine_dead")
-    host.ask("process", args=f"{lab.service}_engine {said('process')}".replace("\n", " "))
 
 
 def echo(stand_in: StandIn, ours: str, wrap: Callable[[str], Any]) -> None:

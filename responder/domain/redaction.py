@@ -90,7 +90,8 @@ PATTERNS = (
     _pattern(
         "option of a command line",
         "veloz_engine --api-secret ‹hV7kQ2pR9wYs›",
-        rf"(?<=-)({_SENSITIVE}[\w-]{{0,40}})(\s{{1,4}})(?!\w{{1,64}}=@)[^\s-]\S*",  # NAME=@FILE is none
+        # Not what our own words say of such an option: `--secret NAME=@FILE`, `--secret NAME: …`.
+        rf"(?<=-)({_SENSITIVE}[\w-]{{0,40}})(\s{{1,4}})(?!\w{{1,64}}(?:=@|:\s))[^\s-]\S*",
         rf"\1\2{MARK}",
     ),
     _pattern(
