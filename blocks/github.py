@@ -22,7 +22,7 @@ _PAGE = 100  # the most that one answer holds
 
 
 class Issue(Frozen):
-    """An open issue."""
+    """An issue."""
 
     number: int
     body: str
@@ -46,19 +46,21 @@ class GitHub(Block):
     def _encrypted(cls, url: str) -> str:
         return encrypted(url)
 
-    def find(self, marker: str) -> Issue | None:
-        """The newest open issue whose text holds `marker`, or None.
+    def find(self, *markers: str, closed: bool = False) -> Issue | None:
+        """The newest open issue (with `closed`, one in any state) whose text holds all `markers`, or None.
 
         The list is looked at first: the search learns of a new issue only some time after it was made.
         Raises TransientError and PermanentError. Source: "List repository issues", "Search issues".
         """
-        newest: dict[str, str | int] = {"state": "open", "sort": "created", "direction": "desc", "per_page": _PAGE}
-        listed = self._issues(self._read("list the issues", self._issues_path, newest), marker)
+        newest: dict[str, str | int] = {"sort": "created", "direction": "desc", "per_page": _PAGE}
+        newest["state"] = "all" if closed else "open"
+        listed = self._issues(self._read("list the issues", self._issues_path, newest), markers)
         if listed:
             return listed[0]
-        words = f'"{marker}" in:body repo:{self.repository} is:issue is:open'
+        quoted = " ".join(f'"{marker}"' for marker in markers)
+        words = f"{quoted} in:body repo:{self.repository} is:issue{'' if closed else ' is:open'}"
         found = self._read("search the issues", "search/issues", {"q": words, "per_page": _PAGE})
-        hits = self._issues(found.get("items") if isinstance(found, dict) else None, marker)
+        hits = self._issues(found.get("items") if isinstance(found, dict) else None, markers)
         return hits[0] if hits else None
 
     def create(self, title: str, text: str, *, labels: Sequence[str], assignees: Sequence[str]) -> None:
@@ -106,10 +108,14 @@ class GitHub(Block):
     def _issues_path(self) -> str:
         return f"repos/{self.repository}/issues"
 
-    def _issues(self, answer: Any, marker: str) -> list[Issue]:
-        """Those issues of an answer (pull requests are listed with them) that hold the marker."""
+    def _issues(self, answer: Any, markers: Sequence[str]) -> list[Issue]:
+        """Those issues of an answer (pull requests are listed with them) that hold all the markers."""
         try:
-            issues = [raw for raw in answer if "pull_request" not in raw and marker in (raw.get("body") or "")]
+            issues = [
+                raw
+                for raw in answer
+                if "pull_request" not in raw and all(marker in (raw.get("body") or "") for marker in markers)
+            ]
             return [Issue(number=raw["number"], body=raw["body"], url=raw["html_url"]) for raw in issues]
         except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise TransientError(f"GitHub: could not read the issues: unreadable answer: {error}") from error

@@ -1,7 +1,7 @@
 """PagerDuty: finding, opening, holding and handing back a page. REST API v2 and Events API v2.
 
 Source: developer.pagerduty.com, "REST API Reference" and "Events API v2 Overview". One call of ours is
-one request (two for `acknowledge` and `escalate`): waiting and repeating are the caller's, who knows the
+one request (two for `acknowledge`): waiting and repeating are the caller's, who knows the
 incident's clocks.
 """
 
@@ -9,7 +9,7 @@ import functools
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
@@ -21,6 +21,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from responder.domain.base import Frozen, UtcDatetime, now
 from responder.domain.errors import (
+    DeniedError,
     IncidentResponseError,
     OutcomeUnknownError,
     PermanentError,
@@ -32,6 +33,15 @@ EventSeverity = Literal["critical", "error", "warning", "info"]
 
 SUMMARY_LIMIT = 1024
 """Characters of an event's summary (Events API v2, "Send an alert event"); more is refused."""
+
+
+LONGEST_ACKNOWLEDGEMENT_S = 1800
+"""A service's acknowledgement timeout (seconds; this is PagerDuty's default): the net below our snoozes."""
+
+SHORTEST_AUTO_RESOLVE_S = 14_400
+"""A service's auto-resolve timeout (seconds; this is PagerDuty's default), if it has one."""
+
+_GIVEN_TO_PEOPLE = frozenset({"assign_log_entry", "escalate_log_entry"})
 
 
 class Involvement(Frozen):
@@ -228,11 +238,10 @@ class PagerDuty(Block):
         """
         self._update(id, "assign", assignments=[{"assignee": {"id": user, "type": "user_reference"}}])
 
-    def escalate(self, id: str, message: str, *, escalation_policy_id: str | None = None) -> None:
-        """Hand the page to people: triggered again, at the start of the policy, with the reason as a note.
+    def escalate(self, id: str, *, escalation_policy_id: str | None = None) -> None:
+        """Hand the page to people: triggered again, at the start of the policy.
 
-        The page comes first: a note that fails must not keep anybody from being woken. Repeating after
-        an error pages again, which is the safe side. Raises TransientError, PermanentError and
+        Repeating pages again: look into `reassigned` before. Raises TransientError, PermanentError and
         OutcomeUnknownError. Source: REST API, "Update an incident".
         """
         policy = escalation_policy_id or self.escalation_policy_id
@@ -242,7 +251,21 @@ class PagerDuty(Block):
             status="triggered",
             escalation_policy={"id": policy, "type": "escalation_policy_reference"},
         )
-        self.note(id, message)
+
+    def reassigned(self, id: str, *, since: datetime) -> bool:
+        """Whether we ourselves have given the incident to a policy or person since then (to the second).
+
+        Raises TransientError and PermanentError. Source: REST API, "List log entries for an incident".
+        """
+        since = since.astimezone(UTC).replace(microsecond=0)
+        params = {"since": since.isoformat(), "is_overview": False, "limit": 100}
+        with self._rest(f"read the log of incident {id}", changes=False) as rest:
+            return any(
+                entry["type"] in _GIVEN_TO_PEOPLE
+                and (entry.get("agent") or {}).get("id") == self.requester_id
+                and datetime.fromisoformat(entry["created_at"]) >= since
+                for entry in rest.rget(_path(id, "log_entries"), params=params)
+            )
 
     def resolve(self, id: str, resolution: str) -> None:
         """Resolve the incident; one that is resolved already stays as it is. Safe to repeat.
@@ -284,11 +307,28 @@ class PagerDuty(Block):
             problems.append(f"{name} is in status {service['status']}: it pages nobody")
         if self.routing_key.get_secret_value() not in keys:
             problems.append(f"routing_key is none of the integration keys of {name}")
-        if not service.get("acknowledgement_timeout"):
+        timeout_s = service.get("acknowledgement_timeout")
+        if not timeout_s:
             problems.append(f"{name} has no acknowledgement timeout: set one, in case a snooze fails")
-        rule = service.get("incident_urgency_rule") or {}
-        if rule.get("type") == "constant" and rule.get("urgency") == "low":
-            problems.append(f"{name} opens incidents with low urgency: nobody is woken")
+        elif timeout_s > LONGEST_ACKNOWLEDGEMENT_S:
+            problems.append(
+                f"{name} has an acknowledgement timeout of {timeout_s} s: set {LONGEST_ACKNOWLEDGEMENT_S} at "
+                "most, because for so long nobody is paged when a snooze fails"
+            )
+        resolve_s = service.get("auto_resolve_timeout")
+        if resolve_s and resolve_s < SHORTEST_AUTO_RESOLVE_S:
+            problems.append(
+                f"{name} resolves incidents by itself after {resolve_s} s: set {SHORTEST_AUTO_RESOLVE_S} at least "
+                "or none, because a page that is resolved wakes nobody while the service is still down"
+            )
+        pause = service.get("auto_pause_notifications_parameters") or {}
+        if pause.get("enabled"):
+            problems.append(
+                f"{name} pauses notifications for {pause.get('timeout')} s: a page of ours waits so long"
+            )
+        for when, rule in _urgency_rules(service.get("incident_urgency_rule") or {}):
+            if rule.get("type") == "constant" and rule.get("urgency") == "low":
+                problems.append(f"{name} opens incidents with low urgency{when}: nobody is woken")
         return problems
 
     def _update(self, id: str, verb: str, **fields: Any) -> PagerDutyIncident:
@@ -372,8 +412,10 @@ def _ours(what: str, error: pagerduty.Error, *, changes: bool) -> IncidentRespon
     problem = f"PagerDuty: could not {what}: {response.status_code} {_said(response)}"
     if response.status_code == 429:
         return TransientError(problem, retry_after_s=_retry_after_s(response.headers))
-    # A 5xx counts as not done: saying something twice hurts less than not saying it.
-    return TransientError(problem) if response.status_code >= 500 else PermanentError(problem)
+    # A 5xx or a conflict counts as not done: whoever repeats looks first whether it was.
+    if response.status_code >= 500 or response.status_code == 409:
+        return TransientError(problem)
+    return (DeniedError if response.status_code in (401, 403) else PermanentError)(problem)
 
 
 def _unreadable(what: str, answer: str, *, changes: bool) -> IncidentResponseError:
@@ -423,6 +465,15 @@ def _incident(raw: Mapping[str, Any]) -> PagerDutyIncident:
         changed_by=(raw.get("last_status_change_by") or {}).get("id") or "",
         requested=tuple(_requested(raw.get("responder_requests") or [])),
     )
+
+
+def _urgency_rules(rule: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rule, or both of those that it has for support hours, each with when it holds."""
+    if rule.get("type") == "use_support_hours":
+        yield " during support hours", rule.get("during_support_hours") or {}
+        yield " outside support hours", rule.get("outside_support_hours") or {}
+    else:
+        yield "", rule
 
 
 def _requested(requests: Sequence[Mapping[str, Any]]) -> Iterator[Requested]:

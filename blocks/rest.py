@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from responder.domain.errors import OutcomeUnknownError, PermanentError, TransientError
+from responder.domain.errors import DeniedError, OutcomeUnknownError, PermanentError, TransientError
 from responder.domain.redaction import clipped
 
 _SAID_LIMIT = 300
@@ -36,9 +36,9 @@ def call(
 ) -> Any:
     """The decoded JSON of a successful answer. `what` begins with the vendor's name, like `GitHub: open a ticket`.
 
-    Raises TransientError (limits, outages, a read whose answer was lost), PermanentError (refused) and, for
-    what is no GET, OutcomeUnknownError where the answer was lost. `timeout_s` is for connecting and for each
-    wait on data.
+    Raises TransientError (limits, outages, conflicts, a read whose answer was lost), PermanentError (refused)
+    and, for what is no GET, OutcomeUnknownError where the answer was lost. `timeout_s` is for connecting and for
+    each wait on data.
     """
     changes = method != "GET"
     lost = OutcomeUnknownError if changes else TransientError
@@ -57,8 +57,11 @@ def call(
     problem = f"{what}: {answer.status_code} {_said(answer)}".rstrip()
     if _limited(answer):
         raise TransientError(problem, retry_after_s=_seconds(answer.headers.get("retry-after")))
-    # A 5xx counts as not done: whoever repeats looks first whether it was.
-    raise TransientError(problem) if answer.status_code >= 500 else PermanentError(problem)
+    # A 5xx or a conflict counts as not done: whoever repeats looks first whether it was.
+    if answer.status_code >= 500 or answer.status_code == 409:
+        raise TransientError(problem)
+    # What we may not see is said not to be there: GitHub, "Troubleshooting the REST API".
+    raise (DeniedError if answer.status_code in (401, 403, 404) else PermanentError)(problem)
 
 
 def _limited(answer: httpx.Response) -> bool:

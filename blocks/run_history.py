@@ -17,11 +17,12 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
     FlowRunFilterParentFlowRunId,
 )
-from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.client.schemas.sorting import TaskRunSort
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
-from prefect.states import Scheduled
+from prefect.states import Completed, Failed, Scheduled
 
+from responder.domain.incident import NO_RUN, Ending
 from responder.domain.timeline import Entry
 
 PAGE = 200
@@ -29,9 +30,18 @@ MAX_DEPTH = 3
 
 
 def run_url(run_id: str) -> str:
-    """The link that people follow to a run."""
+    """The link that people follow to a run; to all of them while there is none."""
     base = PREFECT_UI_URL.value() or str(PREFECT_API_URL.value() or "").removesuffix("/api")
-    return f"{base}/runs/flow-run/{run_id}"
+    return f"{base}/runs" if run_id.startswith(NO_RUN) else f"{base}/runs/flow-run/{run_id}"
+
+
+def final_state(ending: Ending) -> State[Any]:
+    """The run's final state: Completed, or Failed with the reason that people read in the list of runs."""
+    message = f"{ending.outcome.value}: {ending.reason}"[:1_000]
+    data = ending.model_dump(mode="json")
+    return (
+        Completed(message=message, data=data) if ending.outcome.succeeded else Failed(message=message, data=data)
+    )
 
 
 class RunPage:

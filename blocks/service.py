@@ -1,11 +1,12 @@
 """A service as it is saved in Prefect: its profile, and the blocks that carry its secrets."""
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
-from pydantic import Field, Secret, SecretStr
+from pydantic import Field, Secret, SecretStr, ValidationError
 
 from blocks.ssh import SSHCredentials
 from responder.domain.errors import PermanentError
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from blocks.statuspage import Statuspage
 
 Kind = TypeVar("Kind", bound=Block)
+PAGE = 200
+"""The most that Prefect answers at once."""
+
+log = logging.getLogger(__name__)
 
 
 class Service(Block):
@@ -84,15 +89,28 @@ def save_service(profile: Profile, secrets: Mapping[str, str]) -> None:
     Service(profile=profile.model_dump(mode="json")).save(profile.name, overwrite=True)
 
 
-def saved_services() -> list[str]:
-    """The names of all saved services, in order."""
+def saved_profiles() -> list[Profile]:
+    """The profiles of all saved services, in the order of their names, read at one go.
+
+    One that is not valid, as after an upgrade, is left out and logged: the others must not wait for it.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    services = {"slug": {"any_": [Service.get_block_type_slug()]}}
     with get_client(sync_client=True) as client:
-        answer = client._client.post(
-            "/block_documents/filter",
-            json={"block_types": {"slug": {"any_": [Service.get_block_type_slug()]}}, "limit": 200},
-        )
-        answer.raise_for_status()
-        return sorted(document["name"] for document in answer.json())
+        while True:
+            page = {"block_types": services, "limit": PAGE, "offset": len(found)}
+            answer = client._client.post("/block_documents/filter", json=page)
+            documents = answer.raise_for_status().json()
+            found |= {document["name"]: document["data"]["profile"] for document in documents}
+            if len(documents) < PAGE:
+                break
+    profiles = []
+    for name in sorted(found):
+        try:
+            profiles.append(Profile.model_validate(found[name]))
+        except ValidationError as error:
+            log.error("service %s is left out: %s; `incident service add FILE` mends it", name, error)
+    return profiles
 
 
 def load_profile(name: str) -> Profile:

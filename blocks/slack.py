@@ -8,8 +8,9 @@ import http.client
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from errno import EHOSTUNREACH, ENETUNREACH
 from typing import Any
 from urllib.error import URLError
@@ -23,6 +24,7 @@ from slack_sdk.errors import SlackApiError
 from responder.domain.base import Frozen
 from responder.domain.channels import CHANNEL_NAME_LIMIT
 from responder.domain.errors import (
+    DeniedError,
     IncidentResponseError,
     OutcomeUnknownError,
     PermanentError,
@@ -32,12 +34,20 @@ from responder.domain.errors import (
 TOPIC_LIMIT = 250
 """Characters of a channel's topic (conversations.setTopic); more is refused."""
 
-SCOPES = ("channels:manage", "channels:read", "chat:write")
-"""What the bot token needs for the methods below; `check` looks for them."""
+SCOPES = ("channels:history", "channels:manage", "channels:read", "chat:write")
+"""What the bot token needs for the methods below; `check` looks for them.
+
+`channels:history` is for looking whether a message whose answer was lost has arrived.
+"""
+
+_EVENT = "incident_responder_message"  # names our metadata
+_PAGE, _MOST_PAGES = 200, 25
+_CLOCKS_DIFFER = timedelta(minutes=1)
 
 _BUSY = {"ratelimited", "rate_limited", "service_unavailable", "request_timeout", "team_added_to_org"}
 # Slack's reference says of both that some part of the call may have succeeded.
 _PERHAPS_DONE = {"fatal_error", "internal_error"}
+_DENIED = {"invalid_auth", "not_authed", "token_revoked", "token_expired", "account_inactive"}
 _ADVICE = {
     "invalid_auth": "give the block a valid bot token (xoxb-...)",
     "not_authed": "give the block a bot token (xoxb-...)",
@@ -117,19 +127,58 @@ class Slack(Block):
                 return found[0] if found else None
             fields["cursor"] = cursor
 
-    def post(self, channel: str, text: str, blocks: Sequence[Mapping[str, Any]] | None = None) -> str:
+    def post(
+        self,
+        channel: str,
+        text: str,
+        blocks: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        tags: Collection[str] = (),
+    ) -> str:
         """Post in a channel (id, or name of one that the app is in); the message's `ts`, its id there.
 
         `text` is what notifications show, and the message where there are no `blocks`. Repeating posts
-        again. Raises TransientError, PermanentError and OutcomeUnknownError. Source: chat.postMessage.
+        again: look for the `tags`, which people do not see, with `arrived` before. Raises TransientError,
+        PermanentError and OutcomeUnknownError. Source: chat.postMessage; "Using message metadata".
         """
         what = f"post in {channel}"
         fields: dict[str, Any] = {"channel": channel, "text": text, "unfurl_links": False}
+        if tags:
+            fields["metadata"] = {"event_type": _EVENT, "event_payload": {"tags": " ".join(tags)}}
         if blocks:
             fields["blocks"] = [dict(block) for block in blocks]
         answer = self._call(what, "chat.postMessage", fields)
         with _read(what, changes=True):
             return str(answer["ts"])
+
+    def arrived(self, channel: str, *, since: datetime) -> frozenset[str]:
+        """The tags of all that was posted in a channel (id, or name of a public one) since then.
+
+        Raises TransientError and, where the scope channels:history is missing or more than 5,000 messages are to
+        be looked through, PermanentError. Source: conversations.history with include_all_metadata.
+        """
+        what = f"look what has arrived in {channel}"
+        if not re.fullmatch(r"[CGD][A-Z0-9]{8,}", channel):
+            found = self.find_channel(channel.removeprefix("#"))
+            if found is None:
+                raise PermanentError(f"Slack: could not {what}: there is no public channel of that name")
+            channel = found.id
+        fields = {"channel": channel, "limit": str(_PAGE), "include_all_metadata": "true"}
+        fields["oldest"] = f"{(since - _CLOCKS_DIFFER).timestamp():.6f}"
+        tags: set[str] = set()
+        for _ in range(_MOST_PAGES):
+            answer = self._call(what, "conversations.history", fields, changes=False)
+            with _read(what, changes=False):
+                for data in [message.get("metadata") or {} for message in answer["messages"]]:
+                    if data.get("event_type") == _EVENT:
+                        tags.update(str((data.get("event_payload") or {}).get("tags") or "").split())
+                more = answer.get("has_more") and (answer.get("response_metadata") or {}).get("next_cursor")
+            if not more:
+                return frozenset(tags)
+            fields["cursor"] = more
+        raise PermanentError(
+            f"Slack: could not {what}: it has more than {_MOST_PAGES * _PAGE} messages since then"
+        )
 
     def set_topic(self, channel: str, topic: str) -> None:
         """Set a channel's topic, cut to 250 characters. Safe to repeat.
@@ -242,14 +291,16 @@ def _refused(what: str, error: SlackApiError, *, changes: bool) -> IncidentRespo
     if response.status_code == 429 or code in _BUSY:
         asked = {name.lower(): value for name, value in response.headers.items()}.get("retry-after", "")
         return TransientError(problem, retry_after_s=float(asked) if asked.isdecimal() else None)
-    # A 5xx counts as not done: saying something twice hurts less than not saying it.
-    if response.status_code >= 500:
+    # A 5xx or a conflict counts as not done: whoever repeats looks first whether it was.
+    if response.status_code >= 500 or response.status_code == 409:
         return TransientError(problem)
     if code in _PERHAPS_DONE or (not code and response.status_code == 200):
         return OutcomeUnknownError(problem) if changes else TransientError(problem)
     if code == "missing_scope":
-        return PermanentError(f"{problem}: grant the app the scope {response.get('needed')}")
-    return PermanentError(f"{problem}: {_ADVICE[code]}" if code in _ADVICE else problem)
+        return DeniedError(f"{problem}: grant the app the scope {response.get('needed')}")
+    return (DeniedError if code in _DENIED else PermanentError)(
+        f"{problem}: {_ADVICE[code]}" if code in _ADVICE else problem
+    )
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """Statuspage: what customers read of an incident, through the REST API.
 
-Source: developer.statuspage.io. An incident of ours is known by our own id in its metadata, so that a call
-whose answer was lost can be repeated without a second post: look first, then write.
+Source: developer.statuspage.io. An incident of ours is known by our own id in its metadata, and each text by its
+tag there, which changes with it: a call whose answer was lost can be repeated without a second post. Look first,
+then write.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from prefect.blocks.core import Block
@@ -22,11 +23,20 @@ _MOST_LOOKED_AT = 100
 
 
 class PublicIncident(Frozen):
-    """An incident as the page shows it: `updates` are its texts, the newest first."""
+    """An incident as the page shows it: `updates` are its texts, the newest first; `tags` those we gave them.
+
+    `metadata` is all of it, others' as well.
+    """
 
     id: str
     status: str
     updates: tuple[str, ...] = ()
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of the texts that we have published."""
+        return tuple(str(self.metadata[_OWNER].get("tags") or "").split()) if _OWNER in self.metadata else ()
 
     @property
     def open(self) -> bool:
@@ -70,9 +80,17 @@ class Statuspage(Block):
             raise TransientError(f"Statuspage: could not {what}: unreadable answer: {error}") from error
 
     def create(
-        self, key: str, name: str, *, status: str, text: str, impact: str, components: Mapping[str, str]
+        self,
+        key: str,
+        name: str,
+        *,
+        status: str,
+        text: str,
+        impact: str,
+        components: Mapping[str, str],
+        tags: Collection[str] = (),
     ) -> None:
-        """Publish an incident; `components` maps a component's id to its new status.
+        """Publish an incident; `components` maps a component's id to its new status, `tags` name the text.
 
         Repeating publishes a second one: `find` by `key` first. Raises TransientError, PermanentError and
         OutcomeUnknownError. Source: "Create an incident".
@@ -80,19 +98,28 @@ class Statuspage(Block):
         fields = {
             "name": name[:NAME_LIMIT],
             "impact_override": impact,
-            "metadata": {_OWNER: {"id": key}},
+            "metadata": {_OWNER: {"id": key, "tags": " ".join(tags)}},
             **_state(status, text, components),
         }
         self._call("publish the incident", "POST", "incidents", body={"incident": fields})
 
-    def update(self, id: str, *, status: str, text: str, components: Mapping[str, str]) -> None:
-        """Publish an update of an incident, its end as well; `components` as in `create`.
+    def update(
+        self,
+        shown: PublicIncident,
+        *,
+        status: str,
+        text: str,
+        components: Mapping[str, str],
+        tags: Collection[str] = (),
+    ) -> None:
+        """Publish an update of an incident that `find` has shown, its end as well; the rest as in `create`.
 
-        Repeating publishes it again: see `PublicIncident.says`. Raises TransientError, PermanentError and
+        Repeating publishes it again: see `PublicIncident.tags`. Raises TransientError, PermanentError and
         OutcomeUnknownError. Source: "Update an incident"; phase 4 of the document, "Update status page".
         """
-        body = {"incident": _state(status, text, components)}
-        self._call("update the incident", "PATCH", f"incidents/{id}", body=body)
+        ours = {**shown.metadata[_OWNER], "tags": " ".join([*shown.tags, *tags])}
+        fields = {"metadata": {**shown.metadata, _OWNER: ours}, **_state(status, text, components)}
+        self._call("update the incident", "PATCH", f"incidents/{shown.id}", body={"incident": fields})
 
     def check(self) -> list[str]:
         """What would keep posts from appearing, one sentence each; empty when all is well. Only reads.
@@ -124,4 +151,4 @@ def _state(status: str, text: str, components: Mapping[str, str]) -> dict[str, A
 
 def _incident(raw: Mapping[str, Any]) -> PublicIncident:
     updates = tuple(update.get("body") or "" for update in raw.get("incident_updates") or [])
-    return PublicIncident(id=raw["id"], status=raw["status"], updates=updates)
+    return PublicIncident(id=raw["id"], status=raw["status"], updates=updates, metadata=raw["metadata"])

@@ -4,6 +4,7 @@ The order of things, and nothing else. What is decided stands in `responder.doma
 store: a run that is taken up again skips every phase whose outcome the store already has.
 """
 
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 from prefect import flow
@@ -11,6 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from blocks.run_history import final_state
 from flows.detect_and_triage import detect_and_triage
 from flows.diagnose import diagnose_incident
 from flows.mitigate import mitigate
@@ -43,16 +45,15 @@ from tasks.closing import (
     ask_to_close,
     attached,
     end_of,
-    ending_of,
-    final_state,
     finish,
     hand_over,
     verified_ending,
 )
-from tasks.hold import stand_by
+from tasks.hold import begin_anew, stand_by
 from tasks.opening import keep_lease, leave, open_incident
 from tasks.publish import show_progress
 from tasks.results import needs_checking, what_next
+from tasks.retrying import outlast
 
 
 @flow(name="incident", flow_run_name=incident_name)
@@ -79,29 +80,46 @@ async def incident(
         mode: At most this: dry-run reads and changes nothing, shadow is a dry run to compare with what people
             do, live acts. None: what the profile allows.
     """
-    opened = open_incident(str(flow_run.id), summary, service, kind, alerts or [], severity, mode)
-    if opened.run_id != str(flow_run.id):
+    run_id, tags = str(flow_run.id), flow_run.tags
+    opened = await outlast(
+        lambda: open_incident(run_id, summary, service, kind, alerts or [], severity, mode, tags)
+    )
+    if opened.run_id != run_id:
         return final_state(attached(opened))
     if opened.status == "closed":
-        return final_state(ending_of(opened))
-    with keep_lease(opened) as ref, show_progress(ref):
+        return final_state(opened.ending)
+    with ExitStack() as held:
+        ref = await outlast(lambda: held.enter_context(keep_lease(opened)))
+        held.enter_context(show_progress(ref))
+        open_case(ref).emit("opened", kind=opened.kind, mode=opened.mode, summary=opened.summary)
         try:
-            ending = await respond(ref)
+            ending = await ending_for(ref)
+            await run_phase(ref, Phase.POST_INCIDENT, PostIncidentOutcome, lambda: draft_postmortem(ref, ending))
+            return final_state(await outlast(lambda: finish(ref, ending)))
         except StaleEpochError:
             leave()
-        except Exception as error:  # noqa: BLE001 - whatever breaks here, a person must be told
-            ending = Ending(outcome=Outcome.ESCALATED, reason=f"the automation failed: {error}")
-        ending = end_of(ref, ending)
-        await run_phase(ref, Phase.POST_INCIDENT, PostIncidentOutcome, lambda: draft_postmortem(ref, ending))
-        return final_state(finish(ref, ending))
+
+
+async def ending_for(ref: IncidentRef) -> Ending:
+    """How it ends, with people told of it: by the phases, or with a person where something breaks.
+
+    What is only away, Prefect's server or the store, is waited for.
+    """
+    try:
+        ending = await outlast(lambda: respond(ref))
+    except StaleEpochError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever breaks here, a person must be told
+        ending = Ending(outcome=Outcome.ESCALATED, reason=f"the automation failed: {error}")
+    return await outlast(lambda: end_of(ref, ending))
 
 
 async def respond(ref: IncidentRef) -> Ending:
     """Phases 1 to 4: until the service is confirmed, somebody else has it, or a person must."""
-    triage = await run_phase(ref, Phase.TRIAGE, TriageOutcome, lambda: detect_and_triage(ref))
-    if triage.ending:
-        return triage.ending
     while True:
+        triage = await run_phase(ref, Phase.TRIAGE, TriageOutcome, lambda: detect_and_triage(ref))
+        if triage.ending:
+            return triage.ending
         await run_phase(ref, Phase.DIAGNOSE, DiagnosisOutcome, lambda: diagnose_incident(ref))
         ending = await follow_plan(ref)
         if ending:
@@ -109,7 +127,7 @@ async def respond(ref: IncidentRef) -> Ending:
 
 
 async def follow_plan(ref: IncidentRef) -> Ending | None:
-    """Phases 3 and 4, step by step; None: a person has given the incident back, and all is looked at anew."""
+    """Phases 3 and 4, step by step; None: all is looked at anew, by a person's wish or because of a new alert."""
     confirmation: ResolveOutcome | None = None
     while True:
         following = what_next(open_case(ref), confirmation)
@@ -119,9 +137,14 @@ async def follow_plan(ref: IncidentRef) -> Ending | None:
             case "act" | "wait" if following.steps:
                 await try_steps(ref, following)
             case "confirm":
-                confirmation = await run_phase(ref, Phase.RESOLVE, ResolveOutcome, lambda: resolve(ref))
-                if confirmation.state != "not_restored":
-                    return await ask_to_close(ref, verified_ending(ref, confirmation))
+                name = ":".join([Phase.RESOLVE, *(step.id for step in following.steps)])
+                found = await run_phase(ref, name, ResolveOutcome, lambda: resolve(ref))
+                if found.state != "not_restored":
+                    return await ask_to_close(ref, verified_ending(ref, found))
+                confirmation = None if following.step else found
+            case "begin_anew":
+                begin_anew(open_case(ref))
+                return None
             case "stand_back":
                 return stand_by(open_case(ref), following.reason)
             case _:

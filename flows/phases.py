@@ -11,6 +11,7 @@ from responder.domain.errors import PermanentError
 from responder.domain.incident import IncidentRef
 from responder.domain.notices import plain
 from tasks.case import open_case
+from tasks.retrying import outlast
 
 Outcome = TypeVar("Outcome", bound=Frozen)
 MOST_STARTS = 2
@@ -41,8 +42,13 @@ async def run_phase(
         return kind.model_validate(begun.outcome)
     if begun.starts > MOST_STARTS:
         raise PermanentError(f"{name} was begun {begun.starts - 1} times and the run was lost each time")
-    outcome = await phase()  # without tags: Prefect asks its server for a slot of each tag before each task
-    case.store.end_phase(ref.incident_id, ref.epoch, name, outcome.model_dump(mode="json"))
+
+    async def go_through() -> Outcome:
+        outcome = await phase()  # without tags: Prefect asks its server for a slot of each tag before each task
+        case.store.end_phase(ref.incident_id, ref.epoch, name, outcome.model_dump(mode="json"))
+        return outcome
+
+    outcome = await outlast(go_through)
     # The logs are what a run's page shows first.
     said = next((words for field in SAID if (words := getattr(outcome, field, None))), "done")
     get_run_logger().info("%s: %s", name, plain(said))

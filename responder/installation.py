@@ -7,6 +7,7 @@ never touched, whatever is set outside.
 import contextlib
 import ctypes
 import os
+import random
 import secrets
 import signal
 import socket
@@ -24,11 +25,15 @@ from responder.domain.errors import PermanentError
 from responder.store.location import HOME, STORE_URL, open_store
 
 POOL = "incident"
+WORKER = "incident"
+"""The type of our worker, `responder.worker`."""
 UP_PORT = 4280
 """Of the server of `incident up`, so that links live on; 4200 is left to the user's own Prefect."""
 RECEIVER_PORT = 4281
 """Of the HTTP door."""
 LOOPBACK = "127.0.0.1"
+MOST_RUNS = 20
+"""Runs at once: each is a process of some 150 MB. Those beyond wait, and a P1 that waits pages a person."""
 _PASSWORD = "server-password"  # noqa: S105 - the name of a file
 _SERVER_START_S = 180
 _READY_S = 120
@@ -58,13 +63,15 @@ class Installation:
         host: str = LOOPBACK,
         port: int | None = None,
         receiver_port: int | None = None,
+        most_runs: int = MOST_RUNS,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         self.home = home.resolve()
         self._workers = workers
         self._meanwhile = meanwhile
-        self._host, self._port = host, port or _free_port()
+        self._host, self._port = host, port or free_port()
         self._receiver_port = receiver_port
+        self._most_runs = most_runs
         self.api_url = api_url or f"http://{_reached_at(host)}:{self._port}/api"
         self._owns_server = api_url is None
         self._password = password
@@ -110,6 +117,8 @@ class Installation:
             "PREFECT_SERVER_UI_API_URL": self.api_url,
             "PREFECT_CLI_PROMPT": "false",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
+            # Often enough to tell a crash from a server that was away; see `responder.keeper.crashes`.
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
             "DO_NOT_TRACK": "1",
             # Hosts and stand-ins on this machine are not reached through a proxy.
             "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"])),
@@ -166,7 +175,10 @@ class Installation:
 
     def _start_workers(self) -> None:
         # The pool before the worker and the deployments: both refuse to work without it.
-        self.run("prefect", "work-pool", "create", POOL, "--type", "process", "--overwrite")
+        self.run("prefect", "work-pool", "create", POOL, "--type", WORKER, "--overwrite")
+        # The pool's limit and not the worker's: a worker that has one dies when a run that it has started is
+        # handed to it again, as the keeper does with a crashed run ("this borrower is already holding").
+        self.run("prefect", "work-pool", "set-concurrency-limit", POOL, str(self._most_runs))
         self.start_worker()
         self.start_keeper()
         self.run("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file()))
@@ -174,7 +186,7 @@ class Installation:
 
     def start_worker(self) -> None:
         """Start the worker that runs incidents."""
-        self.spawn("worker", "prefect", "worker", "start", "--pool", POOL, "--type", "process")
+        self.spawn("worker", "prefect", "worker", "start", "--pool", POOL, "--type", WORKER)
 
     def start_keeper(self) -> None:
         """Start the keeper: leases, outbox, taking up crashed runs."""
@@ -294,10 +306,16 @@ def prefect_file() -> Path:
     return installed if installed.exists() else checkout
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """A port of loopback that nobody has, from below those that the system hands out to whoever asks for any.
+
+    A port the system chose itself can be handed to another before the program it was chosen for takes it.
+    """
+    while True:
+        port = random.randint(20_000, 32_000)  # noqa: S311 - no secret
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
 
 
 def _reached_at(host: str) -> str:

@@ -8,7 +8,7 @@ from responder.domain.base import now
 from responder.domain.errors import IncidentResponseError, TransientError
 from responder.domain.escaping import bound
 from responder.domain.evidence import Dossier, Evidence
-from responder.domain.guardrails import HANDS_RULE, Refusal, Situation, hands_on, refusal
+from responder.domain.guardrails import HANDS_RULE, Refusal, Situation, hands_on, refusal, taken_over
 from responder.domain.incident import AttemptOutcome, Kind, Phase, Severity, lowest_mode
 from responder.domain.plan import PlanStep
 from responder.domain.profile import Host
@@ -208,7 +208,7 @@ def _situation(
     if row.acknowledged_by:
         hands = (*hands, f"{row.acknowledged_by} has acknowledged the page")
     if row.taken_by:
-        hands = (f"{row.taken_by} has taken the incident over", *hands)
+        hands = (taken_over(row.taken_by), *hands)
     return Situation(
         now=now(),
         kind=Kind(row.kind),

@@ -3,7 +3,6 @@
 from datetime import timedelta
 
 from prefect.exceptions import FlowPauseTimeout
-from prefect.flow_runs import apause_flow_run
 
 from responder.domain import reports
 from responder.domain.approval import DEADLINE, Answer, Decision, Question, counts, in_words, still_needed
@@ -15,8 +14,7 @@ from responder.domain.shell import quote
 from responder.store.people import Asked
 from tasks.admission import question_about, questions_about
 from tasks.case import Case, open_case
-from tasks.closing import PAUSE_LIMIT_S
-from tasks.forms import ApprovalForm
+from tasks.forms import ApprovalForm, answer_to
 from tasks.results import read_plan, read_results
 from tasks.tell import ask_for_approval
 
@@ -79,10 +77,10 @@ async def _pause(case: Case, question: Question, asked: Asked) -> Answer:
         f"Command: `{inline(quote(question.command))}` on {inline(question.host)}\n\n{radius}\n\n"
         f"{inline(still_needed(question, asked.answers)).capitalize()}. Instead: {others or 'nothing'}.\n\n{plan}"
     )
-    # A used key answers with what was answered to it before: each answer that decides nothing makes another one.
-    key = f"approve-{question.digest}-{len(asked.answers)}"
+    # A used key pauses no more: each answer that decides nothing makes another one, and each run of ours its own.
+    key = f"approve-{question.digest}-{len(asked.answers)}-{case.ref.epoch}"
     try:
-        said = await apause_flow_run(wait_for_input=form, timeout=PAUSE_LIMIT_S, poll_interval=1, key=key)
+        said = await answer_to(form, key)
     except FlowPauseTimeout:
         return Answer(decision=Decision.DECLINE, by=DEADLINE, why="no answer within a week")
     return Answer(

@@ -7,6 +7,7 @@ from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 
+from blocks.events import Event, emit
 from blocks.service import load_profile, load_ssh
 from blocks.ssh import SSHCredentials
 from responder.domain.errors import PermanentError
@@ -64,6 +65,10 @@ class Case:
         """Keep new evidence in the store and return all of it."""
         self.store.add_evidence(self.id, self.ref.epoch, phase, evidence)
         return self.store.dossier(self.id)
+
+    def emit(self, event: Event, *, key: str = "", **payload: str | None) -> None:
+        """Emit the incident's event for automations."""
+        emit(event, incident_id=self.id, service=self.row.service, key=key, **payload)
 
     def host(self, name: str) -> Host:
         """The profile's host of that name. Raises `PermanentError`."""

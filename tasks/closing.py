@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from prefect.client.schemas.objects import State
 from prefect.exceptions import FlowPauseTimeout
-from prefect.flow_runs import apause_flow_run
-from prefect.states import Completed, Failed
 
+from blocks.events import Event
 from blocks.run_history import run_url
 from responder.domain.base import now
 from responder.domain.hypothesis import Judgement
@@ -15,28 +13,19 @@ from responder.domain.incident import WAITING_TO_CLOSE, Ending, IncidentRef, Out
 from responder.domain.notices import inline
 from responder.domain.plan import NextStep, confirmed_ending
 from responder.domain.verification import required_checks
-from responder.store import open_store
 from responder.store.tables import IncidentRow
 from tasks.attempt import bar_intents
 from tasks.case import Case, open_case, ranking
-from tasks.forms import Closing, ClosingForm
+from tasks.forms import Closing, ClosingForm, answer_to
 from tasks.hold import still_firing
 from tasks.publish import impact
 from tasks.results import read_results
 from tasks.tell import announce_ending, archive_channel, page_a_person
 
-# Far beyond our own deadline: Prefect turns every later state of a run whose pause timed out into Failed.
-PAUSE_LIMIT_S = 7 * 24 * 3600
-
 
 def attached(holder: IncidentRow) -> Ending:
     """The ending of a run whose service has an open incident already."""
     return Ending(outcome=Outcome.ATTACHED, reason=f"attached to incident {holder.id}, {run_url(holder.run_id)}")
-
-
-def ending_of(row: IncidentRow) -> Ending:
-    """The recorded ending of an incident that was closed meanwhile."""
-    return Ending(outcome=Outcome(row.outcome or Outcome.RESOLVED), reason=row.reason or "closed by a person")
 
 
 def verified_ending(ref: IncidentRef, confirmation: ResolveOutcome) -> Ending:
@@ -77,9 +66,7 @@ async def ask_to_close(ref: IncidentRef, ending: Ending) -> Ending:
         "Close the incident? Customers and stakeholders are told when you do."
     )
     try:
-        answer = await apause_flow_run(
-            wait_for_input=form, timeout=PAUSE_LIMIT_S, poll_interval=1, key=f"close-{ref.incident_id}-{ref.epoch}"
-        )
+        answer = await answer_to(form, f"close-{ref.incident_id}-{ref.epoch}")
     except FlowPauseTimeout:
         return Ending(outcome=Outcome.MITIGATED_UNCONFIRMED, reason="nobody closed it within a week")
     given: dict[str, Any] = {
@@ -120,19 +107,14 @@ def end_of(ref: IncidentRef, ending: Ending) -> Ending:
 
 def finish(ref: IncidentRef, ending: Ending) -> Ending:
     """Close the record and its channel, or leave both open for a person."""
+    case = open_case(ref)
     if ending.outcome.closes:
-        archive_channel(open_case(ref))
-    open_store().end_run(ref.incident_id, ref.epoch, ending)
+        archive_channel(case)
+    case.store.end_run(ref.incident_id, ref.epoch, ending)
+    if ending.outcome in (Outcome.ESCALATED, Outcome.RESOLVED):
+        event: Event = "resolved" if ending.outcome is Outcome.RESOLVED else "escalated"
+        case.emit(event, key=f"{case.row.rounds}", severity=case.row.severity, reason=ending.reason)
     return ending
-
-
-def final_state(ending: Ending) -> State[Any]:
-    """The run's final state: Completed, or Failed with the reason that people read in the list of runs."""
-    message = f"{ending.outcome.value}: {ending.reason}"[:1_000]
-    data = ending.model_dump(mode="json")
-    return (
-        Completed(message=message, data=data) if ending.outcome.succeeded else Failed(message=message, data=data)
-    )
 
 
 def leading_hypothesis(case: Case) -> Judgement | None:

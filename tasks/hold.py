@@ -86,6 +86,7 @@ def verify_step(case: Case, step: PlanStep) -> VerifyOutcome:
     case.keep("verify", list(seen.dossier.evidence))
     if seen.held and before and step.undoes is None and case.row.mitigated_at is None:
         case.store.update_incident(case.id, case.ref.epoch, mitigated_at=now())
+        case.emit("mitigated", severity=case.row.severity, strategy=step.strategy, target=step.target)
     if before and step.undoes is None:
         _compare_orders(case, step, seen.looks)
     checked = VerifyOutcome(holds=seen.held, verdict=seen.last.verdict(late), reason=seen.holding.reason)
@@ -221,6 +222,13 @@ def _probe(
         return tuple(notes.evidence), None
 
 
+def _watch_once(case: Case) -> Watched:
+    """The whole service, over one window of verification; nothing is excused."""
+    window_s = case.profile.clock.verify_window_s
+    hosts = case.profile.hosts
+    return watch(case.profile, case.ssh, hosts, window_s=window_s, deadline_s=window_s, excused=frozenset())
+
+
 @task(task_run_name="wait and watch: {step.why}", cache_policy=NO_CACHE)
 def observe(case: Case, step: PlanStep) -> VerifyOutcome:  # noqa: ARG001 - names the run
     """The strategy `wait`: watch until everything is healthy and the alert has stopped, or its deadline.
@@ -233,14 +241,7 @@ def observe(case: Case, step: PlanStep) -> VerifyOutcome:  # noqa: ARG001 - name
     known = ill(take_sample(case.store.dossier(case.id), case.profile, now(), hosts))
     deadline = time.monotonic() + clock.observe_s
     while True:
-        seen = watch(
-            case.profile,
-            case.ssh,
-            case.profile.hosts,
-            window_s=clock.verify_window_s,
-            deadline_s=clock.verify_window_s,
-            excused=frozenset(),
-        )
+        seen = _watch_once(case)
         firing = still_firing(case)
         over = time.monotonic() + clock.verify_window_s > deadline
         if not ill(seen.last) <= known or over or (seen.held and not firing):
@@ -271,14 +272,7 @@ def stand_by(case: Case, reason: str) -> Ending | None:
             return None
         if time.monotonic() >= deadline:
             return Ending(outcome=Outcome.TAKEN_OVER, reason=reason)
-        seen = watch(
-            case.profile,
-            case.ssh,
-            case.profile.hosts,
-            window_s=clock.verify_window_s,
-            deadline_s=clock.verify_window_s,
-            excused=frozenset(),
-        )
+        seen = _watch_once(case)
         case.keep(Phase.VERIFY, list(seen.dossier.evidence))
         if seen.held and case.row.rounds == rounds:
             return Ending(outcome=Outcome.TAKEN_OVER, reason=f"{reason}; {seen.holding.reason} since")
@@ -293,6 +287,11 @@ def _advice(case: Case, reason: str) -> str:
         return f"{reason}; there is nothing left in the plan to advise"
     command = quote(strategy.described(case.store.dossier(case.id), target_of(following)))
     return f"{reason}; it would try next: {following.strategy} on {following.target} ({following.why}): {command}"
+
+
+def begin_anew(case: Case) -> None:
+    """Look at everything again because of an alert that the incident so far does not explain."""
+    case.store.begin_anew(case.id, case.ref.epoch)
 
 
 @task(task_run_name="wait for the alert of {case.profile.name} to stop", cache_policy=NO_CACHE)

@@ -6,17 +6,19 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from sqlalchemy.exc import SQLAlchemyError
 
-from blocks.service import load_profile, saved_services
+from blocks.service import load_profile, saved_profiles
 from responder.domain.errors import PermanentError, StaleEpochError
 from responder.domain.incident import Alert, IncidentRef, Kind, Mode, Severity, clean_alert, lowest_mode
 from responder.domain.notices import plain
 from responder.domain.profile import Profile
 from responder.store import open_store
+from responder.store.alerts import FOR
 from responder.store.tables import IncidentRow
 
 
@@ -29,11 +31,12 @@ def open_incident(
     alerts: Sequence[Alert],
     severity: Severity | None,
     mode: Mode | None,
+    tags: Sequence[str] = (),
 ) -> IncidentRow:
     """The incident of this run, opened or found again after a crash.
 
-    The row of another run means that it is attached to that one. Raises `PermanentError` when no profile,
-    or more than one, fits.
+    `tags` of the run name the incident that it was made for, if alerts opened it. The row of another run means
+    that it is attached to that one. Raises `PermanentError` when no profile, or more than one, fits.
     """
     profile = _profile_for(service, alerts)
     named = [rule.kind for alert in alerts if (rule := profile.rule_for(alert))]
@@ -46,17 +49,14 @@ def open_incident(
         alerts=[Alert.model_validate(clean_alert(alert.model_dump(mode="json"))) for alert in alerts],
         severity=severity,
         declared=not alerts,
+        dispatched=next((tag.removeprefix(FOR) for tag in tags if tag.startswith(FOR)), None),
     )
 
 
 def _profile_for(service: str | None, alerts: Sequence[Alert]) -> Profile:
     if service:
         return load_profile(service)
-    fitting = [
-        profile
-        for name in saved_services()
-        if any((profile := load_profile(name)).selects(alert) for alert in alerts)
-    ]
+    fitting = [profile for profile in saved_profiles() if any(map(profile.selects, alerts))]
     if len(fitting) == 1:
         return fitting[0]
     names = ", ".join(profile.name for profile in fitting)
@@ -96,7 +96,7 @@ def keep_lease(ref_of: IncidentRow) -> Iterator[IncidentRef]:
         thread.join()
 
 
-def leave() -> None:
+def leave() -> NoReturn:
     """End this process at once and in silence: another run has taken the incident up.
 
     Raising would let Prefect write a final state over the run that both processes share.

@@ -110,10 +110,9 @@ def _draft(case: Case, ending: Ending) -> PostMortem:
 
 def _restored_at(case: Case) -> datetime | None:
     """When the service was confirmed to be restored; None where that never happened."""
-    ended = {phase.name: phase for phase in case.store.phases(case.id) if phase.outcome}
-    resolve = ended.get(Phase.RESOLVE)
-    confirmed = resolve and resolve.outcome and resolve.outcome.get("state") == "confirmed"
-    return resolve.ended_at if resolve and confirmed else None
+    found = [phase for phase in case.store.phases(case.id) if phase.name.partition(":")[0] == Phase.RESOLVE]
+    confirmed = [phase for phase in found if (phase.outcome or {}).get("state") == "confirmed"]
+    return confirmed[-1].ended_at if confirmed else None
 
 
 def _timeline(case: Case) -> Timeline:

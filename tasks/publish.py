@@ -60,7 +60,7 @@ def publish(case: Case) -> None:
         with RunPage(case.row.run_id) as page:
             _label(page, case)
             page.show(_artifacts(case, timeline_of(case, page)))
-    except (httpx.HTTPError, PrefectException) as error:
+    except (httpx.HTTPError, PrefectException, SQLAlchemyError) as error:
         logging.getLogger(__name__).warning("The run's page could not be updated: %s", error)
 
 

@@ -3,7 +3,7 @@
 from responder.domain.approval import DEADLINE, Answer, Decision
 from responder.domain.base import now
 from responder.domain.errors import PermanentError
-from responder.domain.guardrails import hands_on
+from responder.domain.guardrails import hands_on, taken_over
 from responder.domain.incident import (
     AttemptOutcome,
     Attempts,
@@ -82,7 +82,9 @@ def what_next(case: Case, confirmation: ResolveOutcome | None) -> NextStep:
     hosts = [host.name for host in case.profile.hosts]
     row = case.row
     if row.taken_by:
-        return NextStep(do="stand_back", reason=f"{row.taken_by} has taken the incident over")
+        return NextStep(do="stand_back", reason=taken_over(row.taken_by))
+    if row.anew:
+        return NextStep(do="begin_anew", reason=row.anew)
     plan = read_plan(case.store, case.id)
     dossier = case.store.dossier(case.id)
     latest = take_sample(dossier, case.profile, now(), hosts)
@@ -96,6 +98,7 @@ def what_next(case: Case, confirmation: ResolveOutcome | None) -> NextStep:
         hands=tuple(sign for host in ill for sign in hands_on(host, dossier)[0]),
         seen=latest.describe(verdict),
         at_once={name: strategy.at_once for name, strategy in case.profile.strategies.items()},
+        stopped=_alerts_stopped(case),
         unasked=frozenset(
             s.id for s in plan.steps if not _runs_alone(case, s) and not is_approved(case, s, dossier)
         ),
@@ -104,6 +107,15 @@ def what_next(case: Case, confirmation: ResolveOutcome | None) -> NextStep:
         return following
     question = question_about(case, following.step, dossier)
     return following.model_copy(update={"approval": question.digest if question else ""})
+
+
+def _alerts_stopped(case: Case) -> bool:
+    """Whether all alerts have stopped, and the service was not looked at because of that yet."""
+    alerts = case.store.alerts(case.id)
+    looked = any(
+        phase.name.startswith(f"{Phase.RESOLVE}:") and phase.outcome for phase in case.store.phases(case.id)
+    )
+    return bool(alerts) and all(alert.ends_at for alert in alerts) and not looked
 
 
 def _answers(store: Store, incident_id: str) -> dict[str, Answer]:

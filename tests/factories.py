@@ -2,13 +2,16 @@
 
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import yaml
 
 from responder.domain.evidence import Dossier, Evidence
 from responder.domain.hypothesis import Catalogue
-from responder.domain.incident import Alert
+from responder.domain.incident import Alert, Kind, Mode
 from responder.domain.profile import Profile
+from responder.store import Store
+from responder.store.tables import IncidentRow
 
 NOON = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)  # a Wednesday
 
@@ -43,6 +46,20 @@ def profile_data(**changes: Any) -> dict[str, Any]:
 def profile(**changes: Any) -> Profile:
     """A small valid profile."""
     return Profile.model_validate(profile_data(**changes))
+
+
+def open_incident(store: Store, of: Profile, **changes: Any) -> IncidentRow:
+    """An open incident of a service: live, declared by a person, without alerts."""
+    facts: dict[str, Any] = {
+        "run_id": str(uuid4()),
+        "summary": "gateway down",
+        "kind": Kind.AVAILABILITY,
+        "mode": Mode.LIVE,
+        "alerts": [],
+        "severity": None,
+        "declared": True,
+    }
+    return store.open_incident(profile=of, **facts | changes)
 
 
 def profile_text(**changes: Any) -> str:

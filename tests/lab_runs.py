@@ -16,6 +16,7 @@ from responder.lab.lab import Lab
 from responder.lab.scenario import Scenario, load_scenario
 from responder.store import Store
 from responder.store.tables import IncidentRow
+from tests.factories import profile as small_profile
 
 Found = TypeVar("Found")
 PATIENCE_S = 420.0
@@ -51,6 +52,15 @@ def _lab_of_its_own(scenario: Scenario, run_dir: Path) -> Lab:
             if lab.service not in _services:
                 _services.add(lab.service)
                 return lab
+
+
+def save_unreachable(name: str, **changes: Any) -> str:
+    """Save a service none of whose hosts can be reached, for what happens before they are; returns its name."""
+    hosts = [{"name": "gw-1", "address": "127.0.0.1", "port": 1}]
+    data = {"name": name, "mode": "live", "hosts": hosts, "alerts": {"match": {"service": name}}} | changes
+    with _saving:
+        save_service(small_profile(**data), {"SHOP_SSH_KEY": "none"})
+    return name
 
 
 def start_incident(lab: Lab, **parameters: Any) -> str:

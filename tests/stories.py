@@ -10,6 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
 
 from responder.cli.runs import wait_until_final
 from responder.domain.profile import Profile
@@ -31,8 +34,8 @@ PROBE = "/api/health"
 
 
 def patient(profile: Profile) -> Profile:
-    """Deadlines that a slow machine keeps; what the stories are about stays a drill's."""
-    patient = {"run_lease_s": 25, "step_s": 900, "settle_s": 600, "confirm_deadline_s": 1200}
+    """Deadlines that a slow machine keeps, of which a drill takes a tenth; what the stories are about stays."""
+    patient = {"run_lease_s": 80, "step_s": 900, "settle_s": 600, "confirm_deadline_s": 1200, "approval_s": 6000}
     return profile.model_copy(update={"clocks": profile.clocks.model_copy(update=patient)})
 
 
@@ -89,6 +92,17 @@ class Story:
             return None
 
         return wait_for(holder, named="the process of the flow")
+
+    def engine(self, but: int = 0) -> int:
+        """The process that the worker started for the run: known from before the incident is open."""
+
+        def started() -> int | None:
+            with get_client(sync_client=True) as client:
+                known = client.read_flow_run(UUID(self.run_id)).infrastructure_pid
+            pid = int(known.rpartition(":")[2]) if known else 0
+            return pid if pid not in (0, but) and alive(pid) else None
+
+        return wait_for(started, named="the process of the run")
 
     def kill(self) -> int:
         """Kill the flow's process as the kernel would; returns its number."""
@@ -208,7 +222,7 @@ def end_of(story: Story) -> End:
         actions=lab.actions(),
         page=page.status,
         pages=[each.why for each in lab.pagerduty.pages],
-        notes=page.notes,
+        notes=[note.rpartition(" [")[0] for note in page.notes],
         posts=[message.text for message in lab.slack.messages],
         channels=[channel.name for channel in lab.slack.channels if channel.creator == lab.slack.bot_id],
         seen=story.seen,

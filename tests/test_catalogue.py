@@ -425,6 +425,64 @@ def test_an_alert_of_veloz_has_its_kind(veloz: Profile, name: str, kind: Kind) -
     assert rule.confirmed_by or rule.kind.people_only
 
 
+@pytest.mark.parametrize(
+    ("name", "labels", "kind", "severity"),
+    [
+        ("VeloZEngineDown", {"severity": "critical"}, Kind.AVAILABILITY, "P1"),
+        ("VeloZWebSocketDisconnected", {"severity": "warning"}, Kind.AVAILABILITY, "P3"),  # fires for ever
+        ("VelozWebSocketDisconnected", {"severity": "critical"}, Kind.AVAILABILITY, "P1"),
+        ("CriticalOrderLatency", {}, Kind.AVAILABILITY, "P2"),
+        ("VelozHighLatency", {}, Kind.AVAILABILITY, "P3"),
+        ("VelozHighOrderLatency", {}, Kind.AVAILABILITY, "P2"),
+        ("GatewayHighP99Latency", {"severity": "critical"}, Kind.AVAILABILITY, "P3"),  # above 5 ms
+        ("HighMarketDataLag", {}, Kind.AVAILABILITY, "P3"),
+        ("CriticalMarketDataLag", {}, Kind.AVAILABILITY, "P2"),
+        ("CriticalErrorRate", {}, Kind.AVAILABILITY, "P2"),
+        ("GatewayHighErrorRate", {}, Kind.AVAILABILITY, "P2"),
+        ("ExchangeAPIErrors", {}, Kind.AVAILABILITY, "P3"),
+        ("HighWebSocketReconnects", {}, Kind.AVAILABILITY, "P3"),
+        ("LowMarketDataRate", {}, Kind.AVAILABILITY, "P3"),
+        ("HighRiskUtilization", {}, Kind.RISK, "P2"),
+        ("CriticalRiskUtilization", {}, Kind.RISK, "P1"),
+        ("RiskRejectionsSpike", {}, Kind.RISK, "P2"),
+        ("EventLoopBacklog", {}, Kind.AVAILABILITY, "P3"),
+        ("CriticalEventLoopBacklog", {}, Kind.AVAILABILITY, "P2"),
+        ("HighActiveOrders", {}, Kind.AVAILABILITY, "P3"),
+        ("HighSSEClients", {}, Kind.AVAILABILITY, "P4"),
+        ("GatewayMemoryLeak", {}, Kind.AVAILABILITY, "P3"),
+        ("VelozMemoryPressure", {}, Kind.AVAILABILITY, "P3"),
+        ("VelozHighMemoryUsage", {}, Kind.AVAILABILITY, "P3"),
+        ("MemoryUsageHigh", {}, Kind.AVAILABILITY, "P3"),
+        ("GatewayHighCPU", {}, Kind.AVAILABILITY, "P3"),
+        ("GatewaySSEConnectionDrops", {}, Kind.AVAILABILITY, "P3"),
+        ("GatewayOrderErrors", {}, Kind.AVAILABILITY, "P2"),
+        ("GatewaySlowHealthCheck", {}, Kind.AVAILABILITY, "P4"),
+        ("GatewayErrorRateDiscrepancy", {}, Kind.AVAILABILITY, "P3"),
+        ("GatewayLatencyWorse", {}, Kind.AVAILABILITY, "P3"),
+        ("VelozPodRestarting", {}, Kind.AVAILABILITY, "P3"),
+        ("VelozOrderExecutionFailure", {}, Kind.AVAILABILITY, "P2"),
+        ("VelozHighDrawdown", {}, Kind.RISK, "P2"),
+        ("VelozCriticalDrawdown", {}, Kind.RISK, "P1"),
+        ("VelozVaRBreach", {}, Kind.RISK, "P1"),
+        ("VelozHighLeverage", {}, Kind.RISK, "P2"),
+        ("VelozHighConcentration", {}, Kind.RISK, "P3"),
+        ("VelozLowWinRate", {}, Kind.RISK, "P3"),
+        ("VelozNegativeSharpe", {}, Kind.RISK, "P4"),
+    ],
+)
+def test_each_alert_that_veloz_ships_has_its_kind_and_its_least_severity(
+    veloz: Profile, name: str, labels: dict[str, str], kind: Kind, severity: str
+) -> None:
+    rule = veloz.rule_for(Alert(name=name, labels=labels))
+    assert rule
+    assert (rule.kind, rule.severity) == (kind, severity)
+
+
+def test_every_hypothesis_that_an_alert_suggests_exists(veloz: Profile, catalogue: Catalogue) -> None:
+    known = {hypothesis.id for hypothesis in catalogue.hypotheses}
+    assert {name for rule in veloz.alerts.rules for name in rule.suggests} <= known
+
+
 def test_an_alert_of_another_service_or_without_labels_is_not_velozs(veloz: Profile) -> None:
     assert not veloz.selects(Alert(name="VeloZGatewayDown", labels={"service": "shop"}))
     assert not veloz.selects(Alert(name="VeloZGatewayDown"))

@@ -8,7 +8,6 @@ too: the profile gets a host of the lab for the reader's own.
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import yaml
 from doc_pages import PAGES, README, ROOT, Block, blocks, blocks_of
 from processes import wait_until_gone
 
-from responder.installation import RECEIVER_PORT, UP_PORT
+from responder.installation import RECEIVER_PORT, UP_PORT, free_port
 from responder.lab.lab import Lab
 from responder.lab.scenario import load_scenario
 from tests.lab_runs import PATIENCE_S, wait_for
@@ -41,12 +40,6 @@ DRAWN = {
     "as ops": r"as [a-z]+",
 }
 TOKEN = re.compile("|".join([*map(re.escape, DRAWN), r"\b[0-9a-f]{12}\b", r"\d+", "…", r"\s+"]))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Reader:

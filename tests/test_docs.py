@@ -22,6 +22,7 @@ from responder.domain.hypothesis import Catalogue
 from responder.domain.incident import Mode, Outcome
 from responder.domain.profile import Profile, read_profile
 from responder.domain.strategies import Target, scale
+from responder.installation import LOOPBACK, RECEIVER_PORT
 from responder.lab.scenario import Scenario
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -152,6 +153,9 @@ def test_every_yaml_block_is_valid() -> None:
             Catalogue.model_validate(document)
         elif "trigger" in document:
             Scenario.model_validate(document)
+        elif "receivers" in document:  # Alertmanager's own; `test_alertmanager` has the real one read it
+            [webhook] = document["receivers"][0]["webhook_configs"]
+            assert webhook["url"] == f"http://{LOOPBACK}:{RECEIVER_PORT}/alerts/alertmanager"
         else:  # a whole profile, or sections of one
             example = yaml.safe_load(reference.EXAMPLE.read_text(encoding="utf-8"))
             whole = yaml.safe_dump(example | document)

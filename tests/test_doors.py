@@ -218,7 +218,7 @@ def test_a_token_is_shown_once_on_standard_output_and_nowhere_else(installation)
     assert "robin" in added.err
     listed = incident("token", "list", "--json")
     [row] = [row for row in listed.document if row["person"] == "robin"]
-    assert set(row) == {"id", "person", "created_at", "revoked_at"}
+    assert set(row) == {"id", "person", "may", "created_at", "revoked_at"}
     assert token not in listed.out + incident("token", "list").out
     rotated = incident("token", "rotate", str(row["id"]), "--json").document
     assert rotated["token"] != token
@@ -238,20 +238,11 @@ def test_a_token_is_shown_once_on_standard_output_and_nowhere_else(installation)
 
 def test_who_takes_over_and_gives_back_is_named_by_their_token(installation, store, monkeypatch):
     from commands import incident
-    from factories import profile
+    from factories import open_incident, profile
 
-    from responder.domain.incident import Kind, Mode
+    from responder.domain.incident import Mode
 
-    row = store.open_incident(
-        run_id=str(uuid4()),
-        profile=profile(name=f"doors-{uuid4().hex[:8]}"),
-        summary="orders fail",
-        kind=Kind.AVAILABILITY,
-        mode=Mode.DRY_RUN,
-        alerts=[],
-        severity=None,
-        declared=True,
-    )
+    row = open_incident(store, profile(name=f"doors-{uuid4().hex[:8]}"), summary="orders fail", mode=Mode.DRY_RUN)
     monkeypatch.setenv("INCIDENT_USER", "typed")
     monkeypatch.setenv("INCIDENT_TOKEN", store.add_token("kim")[1])
     taken = incident("take-over", row.id[:8], "--why", "mine", "--json")

@@ -40,6 +40,11 @@ def test_a_ticket_that_was_closed_is_not_found(vendor, block):
     open_ticket(block)
     vendor.close(1)
     assert block.find(MARK) is None
+    assert block.find(MARK, "Prevent it.", closed=True).number == 1
+    assert block.find(MARK, "another incident", closed=True) is None
+    for number in range(120):
+        vendor.add_issue(f"something else {number}")
+    assert block.find(MARK, closed=True).number == 1, "found by the search"
 
 
 def test_a_new_ticket_is_found_before_the_search_knows_it_and_an_old_one_by_the_search(vendor, block):
@@ -84,7 +89,7 @@ def test_a_read_that_fails_is_transient(vendor, kind):
         block.comments(1, since=now())
 
 
-@pytest.mark.parametrize(("kind", "wait"), [("429", 7.0), ("429-bare", None), ("500", None)])
+@pytest.mark.parametrize(("kind", "wait"), [("429", 7.0), ("429-bare", None), ("500", None), ("409", None)])
 def test_a_limit_and_an_outage_are_transient_with_the_wait_asked_for(vendor, block, kind, wait):
     vendor.retry_after_s = 7
     vendor.fail(kind)

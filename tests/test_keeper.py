@@ -1,5 +1,6 @@
 """The keeper's duties, one by one: a store of their own, real stand-ins, the session's Prefect server."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from factories import alert, profile
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -84,7 +86,7 @@ class Desk:
         """Whatever waits for its next try is due now."""
         for message in self.store.messages(row.id):
             if message.state == "waiting":
-                self.store.settle_message(message.number, state="waiting", error=message.error, retry_at=now())
+                self.store.settle_message(message, state="waiting", error=message.error, retry_at=now())
 
     def messages(self) -> list[MessageRow]:
         return [m for row in self.store.incidents() for m in self.store.messages(row.id)]
@@ -236,6 +238,15 @@ def test_when_our_page_does_not_appear_the_backup_is_told_and_it_is_looked_for_o
         desk.pagerduty.appear_s = 0.2
 
 
+def lose_the_answer(desk: Desk, row: IncidentRow, kind: str) -> None:
+    """The keeper dies after it has sent the last message of that kind, and before it could say so."""
+    with Session(desk.store.engine) as session, session.begin():
+        sent = session.scalars(
+            select(MessageRow).where(MessageRow.incident_id == row.id, MessageRow.kind == kind)
+        ).all()[-1]
+        sent.state, sent.sent_at, sent.next_at = "waiting", None, now()
+
+
 # --- page, escalate, note, resolve --------------------------------------------------------------------
 
 
@@ -249,6 +260,16 @@ def acknowledged(desk: Desk, **lease: float) -> IncidentRow:
     return desk.row(row)
 
 
+def untagged(texts: list[str]) -> list[str]:
+    """The texts without the tags by which they are found again."""
+    assert all(re.search(r" \[[0-9a-f]{8}( [0-9a-f]{8})*\]$", text) for text in texts), texts
+    return [text.rpartition(" [")[0] for text in texts]
+
+
+def notes(desk: Desk, row: IncidentRow) -> list[str]:
+    return untagged(desk.pagerduty.notes[row.pagerduty_id])
+
+
 def pages(desk: Desk, row: IncidentRow) -> list[str]:
     """Why somebody was notified, without the alert's own first page."""
     return [page.why for page in desk.pagerduty.pages if page.incident_id == row.pagerduty_id][1:]
@@ -258,7 +279,7 @@ def test_a_page_asks_responders_of_the_policy_to_join(desk):
     row = acknowledged(desk)
     desk.put(row, "pagerduty", "page", text="P1 shop: gateway down")
     desk.tick()
-    assert pages(desk, row) == ["P1 shop: gateway down"]
+    assert untagged(pages(desk, row)) == ["P1 shop: gateway down"]
 
 
 def with_backups(desk: Desk, row: IncidentRow) -> IncidentRow:
@@ -347,11 +368,10 @@ def test_a_page_whose_answer_was_lost_asks_nobody_a_second_time(desk):
     row = with_backups(desk, acknowledged(desk))
     desk.put(row, "pagerduty", "page", key="page-db", text="P1 shop: disk", target="db")
     desk.tick()
-    [page] = [message for message in desk.store.messages(row.id) if message.kind == "page"]
-    desk.store.settle_message(page.number, state="waiting", retry_at=now())
+    lose_the_answer(desk, row, "page")
     desk.tick()
     assert desk.states(row)[-1] == ("page", "sent")
-    assert pages(desk, row) == ["P1 shop: disk"]
+    assert untagged(pages(desk, row)) == ["P1 shop: disk"]
 
 
 def note_due(desk: Desk, row: IncidentRow, seconds: float = 60) -> list[str]:
@@ -360,8 +380,7 @@ def note_due(desk: Desk, row: IncidentRow, seconds: float = 60) -> list[str]:
 
     note_decisions(desk.store, desk.row(row), at=now() + timedelta(seconds=seconds))
     desk.tick()
-    [page] = [incident for incident in desk.pagerduty.incidents if incident.id == row.pagerduty_id]
-    return page.notes
+    return notes(desk, row)
 
 
 def test_decisions_reach_the_page_together_in_order_and_once(desk):
@@ -424,11 +443,9 @@ def test_a_note_whose_answer_was_lost_is_not_written_twice(desk):
     row = acknowledged(desk)
     desk.put(row, "pagerduty", "note", text="restart on gw-1: it holds")
     desk.tick()
-    [note] = [message for message in desk.store.messages(row.id) if message.kind == "note"]
-    desk.store.settle_message(note.number, state="waiting", retry_at=now())
+    lose_the_answer(desk, row, "note")
     desk.tick()
-    [page] = [incident for incident in desk.pagerduty.incidents if incident.id == row.pagerduty_id]
-    assert page.notes == ["restart on gw-1: it holds"]
+    assert notes(desk, row) == ["restart on gw-1: it holds"]
 
 
 def test_notes_arrive_in_their_order_and_resolving_says_why(desk):
@@ -439,7 +456,7 @@ def test_notes_arrive_in_their_order_and_resolving_says_why(desk):
     for _ in range(6):
         desk.tick()
     [page] = [incident for incident in desk.pagerduty.incidents if incident.id == row.pagerduty_id]
-    assert page.notes == [f"note {number}" for number in range(5)]
+    assert notes(desk, row) == [f"note {number}" for number in range(5)]
     assert (page.status, page.resolution, desk.row(row).pagerduty_status) == (
         "resolved",
         "restarted and confirmed",
@@ -452,7 +469,11 @@ def test_escalating_triggers_the_page_again_with_the_reason(desk):
     desk.put(row, "pagerduty", "escalate", text="restart did not hold", summary="P1 shop", link="http://run")
     desk.tick()
     [page] = [incident for incident in desk.pagerduty.incidents if incident.id == row.pagerduty_id]
-    assert (page.status, page.notes, pages(desk, row)) == ("triggered", ["restart did not hold"], ["escalated"])
+    assert (page.status, notes(desk, row), pages(desk, row)) == (
+        "triggered",
+        ["restart did not hold"],
+        ["escalated"],
+    )
     assert desk.row(row).pagerduty_status == "triggered"
 
 
@@ -842,7 +863,7 @@ def test_a_refused_page_tells_the_backup_once_and_is_tried_until_it_arrives(desk
     desk.pagerduty.heal()
     desk.hurry(row)
     desk.tick()
-    assert pages(desk, row).count(text) == 1
+    assert untagged(pages(desk, row)) == [text]
     assert ("page", "sent") in desk.states(row)
 
 
@@ -853,8 +874,8 @@ def test_a_refused_note_is_given_up_and_the_next_message_goes_on(desk):
     desk.put(row, "pagerduty", "note", text="taken")
     desk.tick()
     desk.tick()
-    assert desk.states(row)[1:] == [("note", "failed"), ("note", "sent")]
-    assert desk.pagerduty.notes[row.pagerduty_id] == ["taken"]
+    assert desk.states(row)[1:3] == [("note", "failed"), ("note", "sent")]
+    assert notes(desk, row) == ["taken"]
 
 
 def test_pauses_between_tries_grow(desk):
@@ -919,6 +940,18 @@ def test_when_nobody_works_any_more_pagerduty_pages_by_itself(desk, lapsed):
     keep_quiet_for(desk, row, 1.5 * ONE_SNOOZE_S / CLOCK_SCALE)
     assert pages(desk, row) == ["the acknowledgement ran out"]
     assert desk.row(row).pagerduty_status == "triggered"
+
+
+def test_while_prefect_is_away_no_page_is_kept_quiet_and_who_takes_it_is_noted(desk):
+    """A run goes no further without Prefect, however alive it is, and nobody can answer what it asks."""
+    row = acknowledged(desk)
+    desk.access.pagerduty(row.service)
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
+        keep_quiet_for(desk, row, 1.5 * ONE_SNOOZE_S / CLOCK_SCALE)
+        assert pages(desk, row) == ["the acknowledgement ran out"]
+        desk.pagerduty.person_acknowledges(row.pagerduty_id, "Robin")
+        keep_quiet_for(desk, row, 0.1)
+    assert desk.row(row).acknowledged_by == "Robin"
 
 
 def test_a_person_who_takes_the_page_is_noted(desk):

@@ -18,7 +18,7 @@ import pytest
 
 from responder.installation import Installation
 from tests.lab_runs import PATIENCE_S, wait_ended, wait_for
-from tests.stories import FENCE, LOOK, PROBE, End, Story, alive, play, play_all
+from tests.stories import FENCE, LOOK, PROBE, End, Story, alive, kill, play, play_all
 
 
 def _wave(stories: Sequence[Callable[[Story], None]], folder: Path) -> dict[str, Future[End]]:
@@ -27,7 +27,9 @@ def _wave(stories: Sequence[Callable[[Story], None]], folder: Path) -> dict[str,
 
 def _nothing_was_told_twice(end: End) -> None:
     assert len(end.channels) == 1
-    assert len(end.posts) == len(set(end.posts)) == len([m for m in end.messages if m.kind == "post"])
+    posted = [message.body["text"] for message in end.messages if message.kind == "post"]
+    # Late ones share a digest.
+    assert [sum(text in post for post in end.posts) for text in posted] == [1] * len(posted)
     assert len(end.notes) == len(set(end.notes))
 
 
@@ -52,6 +54,12 @@ def _ended_with_a_person(end: End) -> None:
 
 
 # --- The first wave: one process of a flow dies, or seems to -------------------------------------------
+
+
+def killed_before_its_incident_is_open(story: Story) -> None:
+    story.start()
+    kill(story.engine())
+    story.seen["open"] = story.store.incident_of_run(story.run_id) is not None
 
 
 def killed_before_the_intent(story: Story) -> None:
@@ -137,12 +145,19 @@ def ends(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -
         killed_twice_in_the_same_phase,  # the longest first
         frozen_before_acting,
         killed_before_acting_and_the_command_comes_late,
+        killed_before_its_incident_is_open,
         killed_before_the_intent,
         killed_before_acting_and_the_command_is_lost,
         killed_after_acting,
         killed_while_verifying,
     )
     return _wave(stories, tmp_path_factory.mktemp("kills"))
+
+
+def test_a_run_killed_before_its_incident_is_open_is_begun_again(ends: Mapping[str, Future[End]]) -> None:
+    end = ends["killed_before_its_incident_is_open"].result()
+    assert end.seen["open"] is False
+    _ended_as_if_nothing_had_happened(end)
 
 
 def test_a_run_killed_before_its_intent_is_taken_up_and_acts_once(ends: Mapping[str, Future[End]]) -> None:
@@ -239,7 +254,7 @@ def test_a_stop_before_the_incident_refuses_every_action(stopped: Mapping[str, F
     assert any("the change advisory board says so" in note for note in end.notes)
 
 
-# --- The worker and the keeper die ----------------------------------------------------------------------
+# --- The worker, the keeper and the server die ----------------------------------------------------------
 # One after the other, and nothing beside them: a dead worker ends every run that it has started, at their next
 # line to the console. From the main thread: what the installation starts dies with the thread that started it.
 
@@ -281,4 +296,30 @@ def test_what_could_not_be_told_without_a_keeper_is_told_later_and_once(
 
     end = play(without_a_keeper, tmp_path)
     assert end.seen["waiting"] == {"post", "note", "resolve", "publish", "ticket", "archive"}
+    _ended_as_if_nothing_had_happened(end)
+
+
+def test_while_the_server_is_gone_a_change_ends_on_its_host_and_the_run_goes_on_afterwards(
+    installation: Installation, tmp_path: Path
+) -> None:
+    def without_a_server(story: Story) -> None:
+        hold = story.host.hold(FENCE)
+        story.start()
+        story.until(FENCE)
+        server = installation.child("server")
+        os.kill(server.pid, signal.SIGKILL)
+        server.wait()
+        try:
+            hold.release()
+            wait_for(story.lab.actions, named="the end of the change on its host")
+            wait_for(
+                lambda: "the acknowledgement ran out" in [p.why for p in story.lab.pagerduty.pages], named="a page"
+            )
+            story.seen["outcome"] = story.row.outcome
+        finally:
+            installation.start_server()
+            wait_for(installation.answers, named="the server")  # other tests need it, too
+
+    end = play(without_a_server, tmp_path)
+    assert end.seen["outcome"] is None
     _ended_as_if_nothing_had_happened(end)

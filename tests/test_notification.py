@@ -1,78 +1,20 @@
 """Stakeholders by Prefect's notification blocks: a real mail server, a real webhook."""
 
-import email
-import socketserver
-import threading
 from collections.abc import Iterator
-from email.message import Message
 from uuid import uuid4
 
 import pytest
 
 from responder.domain.errors import OutcomeUnknownError, PermanentError, TransientError
-from responder.lab.http import Answer, Request, StandIn
+from responder.lab.stakeholders import Mailbox, Webhook
 
 TEXT = "INCIDENT: gateway <b>down</b>\nSeverity: P1\n\nNext update in: 15 minutes"
-
-
-class Mailbox(socketserver.ThreadingTCPServer):
-    """An SMTP server that keeps what it gets (RFC 5321, as far as a client needs it)."""
-
-    daemon_threads = allow_reuse_address = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Smtp)
-        self.mails: list[Message] = []
-        self.refuses = False
-
-    @property
-    def url(self) -> str:
-        port = self.server_address[1]
-        return f"mailto://127.0.0.1:{port}?from=incidents@example.com&to=sales@example.com&mode=insecure"
-
-
-class _Smtp(socketserver.StreamRequestHandler):
-    server: Mailbox
-
-    def handle(self) -> None:
-        self._say("220 mail.example.com")
-        while line := self.rfile.readline():
-            match line.split()[0].upper():
-                case b"DATA":
-                    self._say("354 go on")
-                    lines = []
-                    while (text := self.rfile.readline()) not in (b".\r\n", b""):
-                        lines.append(text)
-                    self.server.mails.append(email.message_from_bytes(b"".join(lines)))
-                    self._say("250 taken")
-                case b"RCPT" if self.server.refuses:
-                    self._say("550 nobody here by that name")
-                case b"QUIT":
-                    self._say("221 bye")
-                    return
-                case _:
-                    self._say("250 fine")
-
-    def _say(self, text: str) -> None:
-        self.wfile.write(f"{text}\r\n".encode())
-
-
-class Webhook(StandIn):
-    """Takes every request; `refusal` is what a fault answers."""
-
-    def handle(self, request: Request) -> Answer:
-        return Answer(200, {})
-
-    def refusal(self, status: int) -> Answer:
-        return Answer(status, {})
 
 
 @pytest.fixture
 def mailbox() -> Iterator[Mailbox]:
     with Mailbox() as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield server
-        server.shutdown()
 
 
 @pytest.fixture
@@ -106,7 +48,7 @@ def saved_hook(webhook: Webhook, timeout: float = 5) -> str:
 def tell(reference: str) -> None:
     from blocks.notification import load_notification, notify
 
-    notify(load_notification(reference), "INCIDENT: gateway down", TEXT)
+    notify(load_notification(reference), "INCIDENT: gateway down", TEXT, key="3f9a12cd")
 
 
 def test_a_mail_arrives_as_plain_text_from_whoever_the_site_says(installation, mailbox):
@@ -117,6 +59,7 @@ def test_a_mail_arrives_as_plain_text_from_whoever_the_site_says(installation, m
         for part in mail.walk()
         if not part.is_multipart()
     }
+    assert mail.get_all("Message-ID") == ["<3f9a12cd@127.0.0.1>"]
     assert "sales@example.com" in mail["To"]
     assert "incidents@example.com" in mail["From"]
     assert "INCIDENT: gateway down" in mail["Subject"]
@@ -134,6 +77,7 @@ def test_a_webhook_gets_subject_and_text(installation, webhook):
     tell(saved_hook(webhook))
     [request] = webhook.requests
     assert request.path == "/hook/s3cret-address"
+    assert request.headers["Idempotency-Key"] == '"3f9a12cd"'
     assert request.json == {"title": "INCIDENT: gateway down", "text": TEXT}
 
 
@@ -172,10 +116,9 @@ def test_a_block_that_is_not_saved_or_cannot_notify_is_named(installation):
 def test_the_keeper_sends_a_notice_to_each_stakeholder_and_one_that_fails_holds_up_no_other(
     installation, mailbox, webhook, tmp_path
 ):
-    from factories import profile
+    from factories import open_incident, profile
 
     from responder.domain.base import now
-    from responder.domain.incident import Kind, Mode
     from responder.keeper.access import Access
     from responder.keeper.outbox import send
     from responder.store import Store
@@ -184,16 +127,7 @@ def test_the_keeper_sends_a_notice_to_each_stakeholder_and_one_that_fails_holds_
     webhook.fail("500", times=None)
     store = Store(f"sqlite:///{tmp_path / 'store.db'}")
     store.migrate()
-    row = store.open_incident(
-        run_id="run-1",
-        profile=profile(mode="live", stakeholders=[mail, hook]),
-        summary="gateway down",
-        kind=Kind.AVAILABILITY,
-        mode=Mode.LIVE,
-        alerts=[],
-        severity=None,
-        declared=True,
-    )
+    row = open_incident(store, profile(mode="live", stakeholders=[mail, hook]), run_id="run-1")
     for block in (hook, mail):
         body = {"block": block, "subject": "INCIDENT: gateway down", "text": TEXT}
         store.enqueue(row.id, channel=f"stakeholders/{block}", kind="notify", body=body)

@@ -16,6 +16,7 @@ from responder.domain.errors import PermanentError, StaleEpochError
 from responder.domain.incident import Alert, Kind, Mode, Severity
 from responder.domain.profile import Profile
 from responder.store import Store
+from responder.store.alerts import START_LEASES
 from responder.store.tables import IncidentRow
 
 CLUSTER = f"cluster-{uuid4().hex[:6]}"
@@ -90,6 +91,12 @@ def test_one_alert_of_several_is_enough_to_select(services, own_store):
     assert open_one(None, fire("elsewhere", cluster="none"), fire("bank")).service == services["bank"].name
 
 
+def test_a_service_is_found_among_more_than_prefect_lists_at_once(services, own_store, monkeypatch):
+    monkeypatch.setattr("blocks.service.PAGE", 2)
+    for name in services:
+        assert open_one(None, fire(name)).service == services[name].name
+
+
 def test_alerts_that_select_none_or_two_services_are_refused_by_name(services, own_store):
     with pytest.raises(PermanentError, match="labels select none; name one"):
         open_one(None, fire("shop", cluster="none"))
@@ -154,6 +161,15 @@ def test_a_run_finds_its_own_incident_again_and_another_run_is_given_the_open_on
     assert own_store.alerts(mine.id) == [fire("shop")]
     rehearsed = open_one(services["shop"].name, run_id="third", mode=Mode.DRY_RUN)
     assert rehearsed.id != mine.id, "a dry run holds no place and is attached to nothing"
+
+
+def test_an_incident_has_a_lease_from_the_moment_it_is_open(services, own_store):
+    """Lost right then, before its run has begun to hold it, it would be open and forgotten."""
+    row = open_one(services["shop"].name)
+    [(lease, incident)] = own_store.leases()
+    assert incident.id == row.id
+    leases_s = START_LEASES * services["shop"].clock.run_lease_s
+    assert now() < lease.expires_at <= now() + timedelta(seconds=leases_s)
 
 
 def test_the_profile_is_kept_as_it_was_at_the_opening(services, own_store):

@@ -175,15 +175,18 @@ def test_each_policy_is_paged_and_an_unknown_one_is_refused(vendor, block, id):
         block.page(id, "hello", ["PNOBODY"])
 
 
-def test_escalating_wakes_the_policy_again_even_when_the_note_fails(vendor, block, id):
+def test_escalating_wakes_the_policy_again_and_is_seen_to_have_been_done(vendor, block, id):
     block.acknowledge(id, 300)
-    vendor.fail("500", path="/notes")
-    with pytest.raises(TransientError):
-        block.escalate(id, "restart did not hold")
+    vendor.person_acknowledges(id)
+    before = now()
+    assert not block.reassigned(id, since=before)
+    vendor.fail("cut")
+    with pytest.raises(OutcomeUnknownError):
+        block.escalate(id)
     assert vendor.incidents[0].status == "triggered"
     assert (vendor.pages[-1].who, vendor.pages[-1].why) == (vendor.escalation_policy_id, "escalated")
-    block.escalate(id, "restart did not hold")
-    assert block.notes(id) == ["restart did not hold"]
+    assert block.reassigned(id, since=before)
+    assert not block.reassigned(id, since=now() + timedelta(seconds=2))
 
 
 def test_resolving_twice_is_resolving_once_and_a_resolved_incident_cannot_be_acknowledged(vendor, block, id):
@@ -232,7 +235,7 @@ def test_a_refusal_is_permanent_and_carries_pagerdutys_words(vendor, block, id, 
         block.note(id, "x")
 
 
-@pytest.mark.parametrize(("kind", "wait"), [("429", 7.0), ("429-bare", None), ("500", None)])
+@pytest.mark.parametrize(("kind", "wait"), [("429", 7.0), ("429-bare", None), ("500", None), ("409", None)])
 def test_a_limit_and_an_outage_are_transient_at_once_with_the_wait_asked_for(vendor, block, id, kind, wait):
     vendor.retry_after_s = 7
     vendor.fail(kind, times=None)
@@ -319,6 +322,48 @@ def test_check_names_what_would_keep_a_page_from_working(vendor, block):
     assert "Unauthorized" in block.check()[0]
     vendor.stop()
     assert "ConnectError" in block.check()[0]
+
+
+HOURS = {
+    "type": "use_support_hours",
+    "during_support_hours": {"type": "constant", "urgency": "high"},
+    "outside_support_hours": {"type": "constant", "urgency": "low"},
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"acknowledgement_timeout": 3600}, "an acknowledgement timeout of 3600 s: set 1800 at most"),
+        ({"acknowledgement_timeout": None}, "no acknowledgement timeout"),
+        ({"auto_resolve_timeout": 3600}, "resolves incidents by itself after 3600 s: set 14400 at least"),
+        ({"incident_urgency_rule": HOURS}, "low urgency outside support hours"),
+        ({"auto_pause_notifications_parameters": {"enabled": True, "timeout": 300}}, "notifications for 300 s"),
+        ({"status": "maintenance"}, "status maintenance: it pages nobody"),
+        ({"integrations": []}, "routing_key is none of the integration keys"),
+    ],
+)
+def test_check_refuses_a_service_on_which_an_acknowledged_page_could_stay_silent(vendor, block, settings, said):
+    vendor.service_settings = settings
+    [problem] = block.check()
+    assert said in problem
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"auto_resolve_timeout": 14_400},
+        {"auto_resolve_timeout": None},
+        {"acknowledgement_timeout": 600},
+        {"auto_pause_notifications_parameters": {"enabled": False, "timeout": 300}},
+        {"incident_urgency_rule": {"type": "constant", "urgency": "severity_based"}},
+        {"incident_urgency_rule": HOURS | {"outside_support_hours": HOURS["during_support_hours"]}},
+        {"status": "critical"},
+    ],
+)
+def test_check_accepts_what_lets_the_lease_of_a_page_work(vendor, block, settings):
+    vendor.service_settings = settings
+    assert block.check() == []
 
 
 def test_a_fault_ends_after_its_time_and_touches_only_its_path(vendor, block, id):

@@ -5,7 +5,6 @@ What the patterns themselves find and leave alone is tried in `test_redaction.py
 
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,6 @@ from lab_runs import PATIENCE_S, broken_lab, start_incident, wait_for, wait_open
 from pydantic import SecretStr
 from ssh_server import Faults, SSHServer
 from test_faults import scenario
-from test_notification import Mailbox
 
 from blocks.notification import Notification
 from responder.cli.runs import wait_until_final
@@ -27,6 +25,7 @@ from responder.installation import Installation
 from responder.lab.http import Answer, StandIn
 from responder.lab.lab import Lab
 from responder.lab.sshd import load_key
+from responder.lab.stakeholders import Mailbox
 from responder.store import open_store
 
 
@@ -116,7 +115,6 @@ def left(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -
     labels = {f"note_{number}": text for number, (text, _) in enumerate(CANARIES.values())}
     alert = {"at_s": 0.3, "name": "VelozEngineDown", "summary": said("alert")[:2_000], "labels": labels}
     mailbox, store = Mailbox(), open_store()
-    threading.Thread(target=mailbox.serve_forever, daemon=True).start()
 
     def ours_to_break(profile: Profile) -> Profile:
         Notification(url=SecretStr(mailbox.url)).save("secrets-mail", overwrite=True)
@@ -137,6 +135,7 @@ def left(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -
     banner = tmp_path_factory.mktemp("forced") / "banner"
     banner.write_text(said("banner"))
     with (
+        mailbox,
         SSHServer(banner.parent, NOBODY, faults=Faults(forced=f"cat {banner}")) as forced,
         broken_lab(
             scenario(trigger={"alerts": [alert]}, restart_policy="on-failure"),
@@ -180,8 +179,6 @@ def left(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -
             if path.is_file()
         }
         yield Left(files, told, ours, str(store.incident(incident_id).outcome))
-    mailbox.shutdown()
-    mailbox.server_close()
     store.close()
 
 

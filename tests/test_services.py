@@ -1,7 +1,6 @@
 """`incident service …`: profiles and secrets taken in, and checked against a real lab host."""
 
 import re
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from commands import incident
 from factories import profile_data, profile_text
 
 from responder.domain.profile import Profile
+from responder.installation import free_port
 from responder.lab.lab import Lab
 from responder.lab.scenario import load_scenario
 from responder.lab.sshd import load_key, new_key
@@ -190,14 +190,8 @@ def test_a_whole_service_added_from_files_passes_its_check_and_nothing_is_change
 Change = Callable[[dict[str, Any], dict[str, str], Lab], None]
 
 
-def _closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _nobody_listens(profile: dict[str, Any], _: dict[str, str], lab: Lab) -> None:
-    profile["hosts"][0]["port"] = _closed_port()
+    profile["hosts"][0]["port"] = free_port()
 
 
 def _another_host_key(profile: dict[str, Any], _: dict[str, str], lab: Lab) -> None:
@@ -230,7 +224,7 @@ def _value_that_the_answer_has_not(profile: dict[str, Any], _: dict[str, str], l
 
 
 def _address_where_nobody_answers(profile: dict[str, Any], _: dict[str, str], lab: Lab) -> None:
-    profile["endpoints"]["engine"]["url"] = f"http://127.0.0.1:{_closed_port()}/api/health"
+    profile["endpoints"]["engine"]["url"] = f"http://127.0.0.1:{free_port()}/api/health"
 
 
 def _metrics_that_do_not_exist(profile: dict[str, Any], _: dict[str, str], lab: Lab) -> None:

@@ -1,6 +1,6 @@
 import time
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from blocks.slack import Slack
+from responder.domain.base import now
 from responder.domain.channels import channel_name
 from responder.domain.errors import OutcomeUnknownError, PermanentError, TransientError
 from responder.lab.slack import SlackStandIn
@@ -146,6 +147,25 @@ def _shared_stand_in() -> Iterator[None]:
         yield
 
 
+def test_what_has_arrived_is_known_by_its_tags_in_that_channel_and_since_then(vendor, block):
+    other = vendor.add_channel("other")
+    block.post("#veloz-oncall", "one", tags=["0000aaaa", "0000bbbb"])
+    for number in range(250):
+        block.post("#veloz-oncall", f"by somebody {number}")
+    block.post(other, "elsewhere", tags=["0000cccc"])
+    assert block.arrived("#veloz-oncall", since=now()) == {"0000aaaa", "0000bbbb"}
+    assert block.arrived(other, since=now()) == {"0000cccc"}
+    assert block.arrived(other, since=now() + timedelta(minutes=2)) == frozenset()
+
+
+def test_where_it_may_not_be_looked_that_is_permanent_and_names_the_scope(vendor, block):
+    vendor.scopes.remove("channels:history")
+    with pytest.raises(PermanentError, match="scope channels:history"):
+        block.arrived("#veloz-oncall", since=now())
+    with pytest.raises(PermanentError, match="no public channel of that name"):
+        block.arrived("#nowhere", since=now())
+
+
 def test_a_message_has_an_address(vendor, block):
     ts = block.post("#veloz-oncall", "paging you")
     channel = vendor.channels[0].id
@@ -177,7 +197,7 @@ def test_a_lost_answer_is_transient_for_a_read_and_unknown_for_a_change(vendor, 
     assert len(vendor.messages) == (kind in ("cut", "malformed"))
 
 
-@pytest.mark.parametrize(("kind", "wait"), [("429", 7.0), ("429-bare", None), ("500", None)])
+@pytest.mark.parametrize(("kind", "wait"), [("429", 7.0), ("429-bare", None), ("500", None), ("409", None)])
 def test_a_limit_and_an_outage_are_transient_at_once_with_the_wait_asked_for(vendor, block, kind, wait):
     vendor.retry_after_s = 7
     vendor.fail(kind, times=None)

@@ -43,9 +43,15 @@ def test_an_incident_is_published_with_its_component_and_found_by_our_own_key(ve
 
 def test_updates_and_the_end_are_published_in_order_and_the_component_is_well_again(vendor, block):
     publish(block)
-    id = block.find("INC-7").id
-    block.update(id, status="monitoring", text="It is watched.", components=NO_CHANGE)
-    block.update(id, status="resolved", text="It is over.", components={block.component_ids[0]: "operational"})
+    shown = block.find("INC-7")
+    block.update(shown, status="monitoring", text="It is watched.", components=NO_CHANGE, tags=["0000aaaa"])
+    block.update(
+        block.find("INC-7"),
+        status="resolved",
+        text="It is over.",
+        components={block.component_ids[0]: "operational"},
+        tags=["0000bbbb"],
+    )
     [shown] = vendor.incidents
     assert [(update.status, update.body) for update in shown.updates] == [
         ("investigating", "We look into it."),
@@ -54,6 +60,7 @@ def test_updates_and_the_end_are_published_in_order_and_the_component_is_well_ag
     ]
     assert set(vendor.components.values()) == {"operational"}
     assert block.find("INC-7").updates[0] == "It is over."
+    assert block.find("INC-7").tags == ("0000aaaa", "0000bbbb")
     assert not block.find("INC-7").open
 
 

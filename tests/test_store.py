@@ -13,7 +13,9 @@ from threading import Barrier, Event
 from typing import Any, TypeVar
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from hypothesis import HealthCheck, given, settings
@@ -28,7 +30,7 @@ from responder.domain.incident import Ending, Kind, Mode, Outcome, Severity
 from responder.store import Store
 from responder.store import database as database_module
 from responder.store.tables import IncidentRow, Table
-from tests.factories import alert, profile, seen
+from tests.factories import NOON, alert, profile, seen
 
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL_URL", "postgresql+psycopg:///test")
 T = TypeVar("T")
@@ -178,6 +180,45 @@ def test_the_migrations_make_exactly_the_tables_of_the_models(store: Store) -> N
     with store.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Table.metadata) == []
+
+
+def test_a_store_of_the_schema_before_keeps_its_messages_and_those_tried_may_have_been_sent(
+    empty_url: str,
+) -> None:
+    migrate_to(empty_url, "0003")
+    store = Store(empty_url)
+    columns = "id, incident_id, channel, kind, body, state, tries, created_at, next_at, error"
+    incident = "'i1', 'r1', 'shop', 'availability', 'live', '', '', false, false, '{}', 0, 0, 'open', '', :at, 0"
+    with store.engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO incidents (id, run_id, service, kind, mode, summary, severity_reason, was_unhealthy, "
+                f"declared, profile, epoch, take_ups, status, reason, opened_at, rounds) VALUES ({incident})"
+            ),
+            {"at": NOON},
+        )
+        for number, tries in enumerate((0, 2)):
+            connection.execute(
+                text(
+                    f"INSERT INTO messages ({columns}) VALUES "
+                    f"('m{number}', 'i1', 'slack', 'post', '{{}}', 'waiting', {tries}, :at, :at, '')"
+                ),
+                {"at": NOON},
+            )
+    store.migrate()
+    assert [(row.tries, row.tried_at) for row in store.messages("i1")] == [(0, None), (2, NOON)]
+    store.close()
+
+
+def migrate_to(url: str, revision: str) -> None:
+    """The database as an older release has left it."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(database_module.__file__).parent / "migrations"))
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()
 
 
 # --- opening ------------------------------------------------------------------------------------
@@ -520,6 +561,11 @@ def due(store: Store, after_s: float = 1) -> list[str]:
     return [row.kind for row in store.due_messages(now() + timedelta(seconds=after_s))]
 
 
+def claim(store: Store, incident_id: str, lease_s: float = 60) -> Any:
+    """The incident's first message, to be sent by us."""
+    return store.claim_messages(store.messages(incident_id)[:1], lease_s=lease_s)
+
+
 def send(store: Store, kind: str, incident_id: str, channel: str = "slack", **more: Any) -> None:
     store.enqueue(incident_id, channel=channel, kind=kind, body={"text": kind}, **more)
 
@@ -532,11 +578,13 @@ def test_only_the_first_waiting_message_of_each_incident_and_channel_is_due(stor
     send(store, "p1", one, "pagerduty")
     send(store, "b1", two)
     assert due(store) == ["a1", "p1", "b1"]
-    first = store.messages(one)[0]
-    store.settle_message(first.number, state="waiting", error="429", retry_at=now() + timedelta(seconds=60))
-    assert due(store) == ["p1", "b1"]  # a2 does not overtake a1
+    [first] = claim(store, one)
+    assert due(store) == ["p1", "b1"]  # while a1 is being sent, a2 does not overtake it
+    store.settle_message(first, state="waiting", error="429", retry_at=now() + timedelta(seconds=60))
+    assert due(store) == ["p1", "b1"]
     assert due(store, after_s=61) == ["a1", "p1", "b1"]
-    store.settle_message(first.number, state="sent")
+    [first] = claim(store, one)
+    store.settle_message(first, state="sent")
     assert due(store) == ["a2", "p1", "b1"]
     settled = store.messages(one)[0]
     assert (settled.state, settled.tries, settled.error) == ("sent", 2, "")
@@ -547,8 +595,48 @@ def test_a_message_that_is_given_up_lets_the_next_one_go(store: Store) -> None:
     incident_id, _ = begun(store)
     for kind in ("a1", "a2"):
         send(store, kind, incident_id)
-    store.settle_message(store.messages(incident_id)[0].number, state="failed", error="channel_not_found")
+    [first] = claim(store, incident_id)
+    store.settle_message(first, state="failed", error="channel_not_found")
     assert due(store) == ["a2"]
+
+
+def test_a_try_is_counted_before_it_is_begun_and_of_two_keepers_one_has_it(store: Store) -> None:
+    incident_id, _ = begun(store)
+    send(store, "a1", incident_id)
+    [seen] = store.due_messages(now())
+    won = at_once(*[lambda: store.claim_messages([seen], lease_s=30)] * 4)
+    [[claimed]] = [rows for rows in won if rows]
+    [row] = store.messages(incident_id)
+    assert (claimed.tries, row.tries, row.state, row.sent_at) == (1, 1, "waiting", None)
+    assert timedelta(0) <= now() - row.tried_at < timedelta(seconds=10)
+    assert (due(store, after_s=29), due(store, after_s=31)) == ([], ["a1"])
+
+
+def test_a_claim_is_held_while_it_is_renewed_and_settles_nothing_once_another_has_taken_over(store: Store) -> None:
+    incident_id, _ = begun(store)
+    send(store, "a1", incident_id)
+    [lost] = claim(store, incident_id, lease_s=0)
+    store.hold_claims([lost], lease_s=60)
+    assert due(store, after_s=30) == []
+    store.hold_claims([lost], lease_s=0)
+    [taken] = claim(store, incident_id)
+    store.settle_message(lost, state="failed", error="it hung")
+    store.hold_claims([lost], lease_s=600)
+    assert store.messages(incident_id)[0].state == "waiting"
+    assert due(store, after_s=61) == ["a1"]
+    store.settle_message(taken, state="sent")
+    assert [(row.state, row.tries) for row in store.messages(incident_id)] == [("sent", 2)]
+
+
+def test_a_page_goes_before_notes_that_wait_and_not_before_what_may_resolve_it(store: Store) -> None:
+    incident_id, _ = begun(store)
+    for kind in ("note", "note", "escalate", "resolve", "page"):
+        send(store, kind, incident_id, "pagerduty")
+    assert due(store) == ["note", "escalate"]
+    for _ in range(2):
+        for message in store.due_messages(now()):
+            store.settle_message(store.claim_messages([message], lease_s=60)[0], state="sent")
+    assert due(store) == ["resolve"]
 
 
 @pytest.mark.parametrize("mode", [Mode.DRY_RUN, Mode.SHADOW])

@@ -23,7 +23,15 @@ from responder.cli.output import (
 from responder.cli.signals import until_asked_to_end, wait_until_asked_to_end
 from responder.domain.errors import PermanentError, TransientError
 from responder.domain.incident import Kind, Mode, Outcome, Severity
-from responder.installation import LOOPBACK, RECEIVER_PORT, UP_PORT, Installation, adopt, server_password
+from responder.installation import (
+    LOOPBACK,
+    MOST_RUNS,
+    RECEIVER_PORT,
+    UP_PORT,
+    Installation,
+    adopt,
+    server_password,
+)
 from responder.running import find_running
 from responder.store import Store, data_folder, open_store
 from responder.store.tables import TokenRow
@@ -147,6 +155,38 @@ def list_incidents(
     for row in rows:
         row["opened_at"] = row["opened_at"].isoformat(timespec="seconds")
     print_json(rows) if as_json else print_table(rows, columns)
+
+
+@app.command()
+def alerts(
+    incident: Annotated[str, typer.Option(help="Only this incident's, by its id or the beginning of it.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="At most so many.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List the alerts that came in, where each went and why; the newest first."""
+    found = _found()
+    if found:
+        adopt(found.environment)
+    from responder.cli.alerts import receipt_documents, receipt_row
+
+    with _store() as store:
+        rows = receipt_documents(store, incident, limit)
+    columns = ("received_at", "times", "alert", "went", "incident", "why")
+    print_json(rows) if as_json else print_table(list(map(receipt_row, rows)), columns)
+
+
+@app.command()
+def stats(as_json: Json = False) -> None:
+    """How long incidents took from their alert: until acknowledged, first acted on, and verified."""
+    from responder.cli.alerts import statistics_document
+
+    with _store() as store:
+        document = statistics_document(store)
+    if as_json:
+        print_json(document)
+        return
+    columns = ("id", "service", "severity", "acknowledged", "first_action", "verified", "closed")
+    print_table([*document["incidents"], {"id": "median, s"} | document["medians_s"]], columns)
 
 
 @app.command()
@@ -406,9 +446,9 @@ def add_service(
 def list_services(as_json: Json = False) -> None:
     """List the saved services."""
     with _installation(workers=False):
-        from blocks.service import load_profile, saved_services
+        from blocks.service import saved_profiles
 
-        profiles = [load_profile(name) for name in saved_services()]
+        profiles = saved_profiles()
     rows = [
         {"name": p.name, "mode": p.mode.value, "hosts": len(p.hosts), "description": p.description}
         for p in profiles
@@ -451,11 +491,14 @@ def check_service(name: str, as_json: Json = False) -> None:
 @token_app.command("add")
 def add_token(
     person: Annotated[str, typer.Argument(help="Whom it belongs to, by the name that the record shows.")],
+    sender: Annotated[
+        bool, typer.Option("--sender", help="It is a monitoring system's: it may send alerts, and nothing else.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make a personal token and print it. It is shown this once: only its hash is kept."""
     with _store() as store:
-        row, text = store.add_token(person)
+        row, text = store.add_token(person, sends_alerts=sender)
     _print_token(row, text, as_json=as_json)
 
 
@@ -464,7 +507,7 @@ def list_tokens(as_json: Json = False) -> None:
     """List personal tokens, the revoked ones too, without their text."""
     with _store() as store:
         rows = [_token(row) for row in store.tokens()]
-    print_json(rows) if as_json else print_table(rows, ("id", "person", "created_at", "revoked_at"))
+    print_json(rows) if as_json else print_table(rows, ("id", "person", "may", "created_at", "revoked_at"))
 
 
 @token_app.command("revoke")
@@ -486,7 +529,7 @@ def rotate_token(token: TokenId, as_json: Json = False) -> None:
 def _token(row: TokenRow) -> dict[str, object]:
     moments = {"created_at": row.created_at, "revoked_at": row.revoked_at}
     told = {name: at.isoformat(timespec="seconds") if at else None for name, at in moments.items()}
-    return {"id": row.id, "person": row.person, **told}
+    return {"id": row.id, "person": row.person, "may": "send alerts" if row.sends_alerts else "act", **told}
 
 
 def _print_token(row: TokenRow, text: str, *, as_json: bool) -> None:
@@ -530,6 +573,9 @@ def up(
     host: Annotated[str, typer.Option(help="Address that server and HTTP door listen on.")] = LOOPBACK,
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the server.")] = UP_PORT,
     receiver_port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the HTTP door.")] = RECEIVER_PORT,
+    most_runs: Annotated[
+        int, typer.Option(min=1, max=500, help="Incidents worked on at once; a P1 that waits pages a person.")
+    ] = MOST_RUNS,
     as_json: JsonLines = False,
 ) -> None:
     """Run Prefect's server, a worker, the keeper and the HTTP door here until Ctrl-C; other commands find them."""
@@ -539,7 +585,14 @@ def up(
 
     if host != LOOPBACK:
         people.print(UNSAFE_ADDRESS)
-    run_up(host=host, port=port, receiver_port=receiver_port, hosts=hosts if lab else None, as_json=as_json)
+    run_up(
+        host=host,
+        port=port,
+        receiver_port=receiver_port,
+        most_runs=most_runs,
+        hosts=hosts if lab else None,
+        as_json=as_json,
+    )
 
 
 @lab_app.command("break")

@@ -6,19 +6,24 @@ import shutil
 import socket
 import socketserver
 import threading
+import time
 import zlib
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
 from responder.cli.drill import lab_profile, trigger_parameters
 from responder.domain.base import now
 from responder.domain.errors import PermanentError
+from responder.domain.incident import NO_RUN
 from responder.domain.profile import Profile
+from responder.lab.alertmanager import Alertmanager
 from responder.lab.host import LabError
-from responder.lab.lab import Lab
+from responder.lab.lab import Lab, RaisedAlert
 from responder.lab.scenario import Scenario, load_scenario
 from responder.running import find_running
+from responder.store import open_store
 
 FOLDER, SOCKET = "lab", "control"
 ANSWER_S = 120.0
@@ -27,7 +32,8 @@ ANSWER_S = 120.0
 class ServedLab:
     """A healthy lab whose service is saved, to be broken and healed from other processes."""
 
-    def __init__(self, home: Path, *, hosts: int) -> None:
+    def __init__(self, home: Path, *, hosts: int, alerts_url: str, token: str) -> None:
+        self._alertmanager = Alertmanager(f"{alerts_url}/alerts/alertmanager", token)
         self._folder = home / FOLDER
         healthy = load_scenario("nothing-wrong").model_copy(update={"hosts": hosts})
         # The same names at every start in this folder: the service is saved anew, not left behind.
@@ -50,6 +56,7 @@ class ServedLab:
             raise PermanentError(f"the lab could not be started: {error}") from error
         try:
             self._save_service({})
+            self._alertmanager.start(lambda: self._lab.raised)
             self._serve()
         except BaseException:
             self._lab.stop()
@@ -57,12 +64,13 @@ class ServedLab:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._alertmanager.stop()
         self._server.shutdown()
         self._server.server_close()
         self._lab.stop()
 
     def break_by(self, scenario: Scenario) -> dict[str, Any]:
-        """Begin a scenario as a drill does: its faults, and the incident of its alert or of a person.
+        """Begin a scenario: its faults, and the incident that its alert opens by the HTTP door, or a person.
 
         What an earlier one left is healed before. Raises `PermanentError` for a scenario that needs another lab.
         """
@@ -86,13 +94,29 @@ class ServedLab:
         raised = len(self._lab.raised)
         self._lab.begin(scenario)
         self._broken_by, self.state = scenario.name, f"broken by {scenario.name} at {now():%H:%M:%S} UTC"
-        run_id = start_run(trigger_parameters(self._lab, profile, alerts=raised + 1))
+        if scenario.trigger.declare:
+            run_id = start_run(trigger_parameters(self._lab, profile))
+        else:
+            run_id = self._run_of(self._lab.wait_for_alert(count=raised + 1))
         return {
             "scenario": scenario.name,
             "service": self.service,
             "run_id": run_id,
             "run_url": run_url(run_id),
         }
+
+    def _run_of(self, raised: RaisedAlert) -> str:
+        """The run of the incident that the alert opened or joined."""
+        with closing(open_store()) as store:
+            deadline = time.monotonic() + ANSWER_S / 2
+            while time.monotonic() < deadline:
+                for receipt in store.receipts():
+                    if receipt.fingerprint == raised.fingerprint and receipt.incident_id:
+                        run_id = store.incident(receipt.incident_id).run_id
+                        if receipt.received_at >= raised.starts_at and not run_id.startswith(NO_RUN):
+                            return run_id
+                time.sleep(0.1)
+        raise PermanentError("its alert opened no run; `incident alerts` says what became of it")
 
     def heal(self) -> dict[str, Any]:
         """End every fault and every alert."""

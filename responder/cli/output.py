@@ -31,10 +31,15 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> No
     """Rows for people."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")  # an id that is cut off is none
+        # An id that is cut off is none, and one that is folded cannot be copied.
+        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column in ("id", "incident"))
     for row in rows:
-        table.add_row(*(plain("" if row.get(column) is None else row[column]) for column in columns))
+        table.add_row(*(_cell(row.get(column)) for column in columns))
     results.print(table)
+
+
+def _cell(value: Any) -> Text:
+    return value if isinstance(value, Text) else plain("" if value is None else value)
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from responder.cli.output import people
 from responder.cli.runs import POLL_S, wait_until_final, wait_until_told
 from responder.domain.approval import Answer, still_needed
 from responder.domain.errors import PermanentError, TransientError
-from responder.domain.incident import IncidentRef, Mode
+from responder.domain.incident import NO_RUN, IncidentRef, Mode
 from responder.domain.profile import Profile
 from responder.domain.shell import quote
 from responder.store import Store
@@ -101,6 +101,8 @@ def close_by_hand(store: Store, incident_id: str, *, who: str, why: str) -> dict
     its run has taken the answer and does not end.
     """
     row = store.incident(incident_id)
+    if row.run_id.startswith(NO_RUN):
+        return _closed(store, row, who=who, why=why)
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(UUID(row.run_id)).state
         if asked_about(store, row):
@@ -116,6 +118,10 @@ def close_by_hand(store: Store, incident_id: str, *, who: str, why: str) -> dict
             _wait_until_ended(store, row.id)
             wait_until_final(row.run_id)
             return incident_document(store, row.id)
+    return _closed(store, row, who=who, why=why)
+
+
+def _closed(store: Store, row: IncidentRow, *, who: str, why: str) -> dict[str, Any]:
     row = store.close_incident(row.id, who=who, why=why)
     profile = Profile.model_validate(row.profile)
     if profile.pagerduty and row.pagerduty_id:
@@ -123,7 +129,8 @@ def close_by_hand(store: Store, incident_id: str, *, who: str, why: str) -> dict
     if profile.slack and row.channel_id:
         store.enqueue(row.id, channel="slack", kind="post", body={"text": f"Closed by {who}: {why}"}, key="closed")
         store.enqueue(row.id, channel="slack", kind="archive", body={}, key="archive")
-    publish_state(Case(IncidentRef(incident_id=row.id, epoch=row.epoch, mode=Mode(row.mode)), store))
+    if not row.run_id.startswith(NO_RUN):
+        publish_state(Case(IncidentRef(incident_id=row.id, epoch=row.epoch, mode=Mode(row.mode)), store))
     wait_until_told(store, row.id)  # the keeper sends: two senders would say it twice
     return incident_document(store, row.id)
 

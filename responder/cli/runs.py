@@ -119,12 +119,13 @@ def wait_until_told(store: Store, incident_id: str, live: Live | None = None) ->
 
 
 def wait_until_final(run_id: str, timeout_s: float = 30.0) -> str:
-    """Wait until Prefect knows the run's final state; returns its name."""
+    """Wait until Prefect knows the run's final state; returns its name. Crashed is none: it is taken up again."""
     deadline = time.monotonic() + timeout_s
     with get_client(sync_client=True) as client:
         while True:
             state = client.read_flow_run(UUID(run_id)).state
-            if (state and state.is_final()) or time.monotonic() > deadline:
+            over = state is not None and state.is_final() and state.type is not StateType.CRASHED
+            if over or time.monotonic() > deadline:
                 return state.name if state and state.name else "unknown"
             time.sleep(POLL_S)
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
+from responder.cli.canary import kept_canary
 from responder.cli.output import people, plain, print_fields, print_json_line, print_line, results
 from responder.cli.signals import until_asked_to_end
 from responder.domain.base import now
@@ -35,7 +36,7 @@ LONGEST_PAUSE_S = 30.0
 BURNING = 5
 
 
-def run_up(*, host: str, port: int, receiver_port: int, hosts: int | None, as_json: bool) -> None:
+def run_up(*, host: str, port: int, receiver_port: int, most_runs: int, hosts: int | None, as_json: bool) -> None:
     """Run until a signal asks for the end, with a lab of so many hosts if any.
 
     Raises `PermanentError`: it runs here already, a port is taken, or a process ends again and again.
@@ -48,7 +49,12 @@ def run_up(*, host: str, port: int, receiver_port: int, hosts: int | None, as_js
         if other := os.environ.get("PREFECT_API_URL"):
             people.print(f"note: commands in this shell use {other} (PREFECT_API_URL), not this server")
         installation = Installation(
-            home, host=host, port=port, receiver_port=receiver_port, meanwhile=leave_if_asked
+            home,
+            host=host,
+            port=port,
+            receiver_port=receiver_port,
+            most_runs=most_runs,
+            meanwhile=leave_if_asked,
         )
         running = Running(
             pid=os.getpid(), started_at=now(), api_url=installation.api_url, ui_url=installation.ui_url
@@ -62,7 +68,11 @@ def run_up(*, host: str, port: int, receiver_port: int, hosts: int | None, as_js
             from responder.cli.lab import ServedLab
 
             people.print("starting the lab …")
-            lab = stack.enter_context(ServedLab(home, hosts=hosts))
+            sender, token = store.add_token("alertmanager of the lab", sends_alerts=True)
+            stack.callback(store.revoke_token, sender.id)
+            url = installation.receiver_url or ""
+            lab = stack.enter_context(ServedLab(home, hosts=hosts, alerts_url=url, token=token))
+        stack.enter_context(kept_canary(store, installation.receiver_url or "", lab.service if lab else None))
         supervisor = Supervisor(installation, store)
         announce(running.model_copy(update={"ready": True}))
         stack.callback(people.print, "stopping …")

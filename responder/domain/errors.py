@@ -38,6 +38,10 @@ class PermanentError(IncidentResponseError):
     """Nothing was changed and repeating the call will not help: wrong key, unknown host, bad input."""
 
 
+class DeniedError(PermanentError):
+    """We are not let in: credentials, a right or an address are wrong, and a person has to mend that."""
+
+
 class OutcomeUnknownError(IncidentResponseError):
     """The call was sent and its answer was lost: it may or may not have happened."""
 

@@ -63,6 +63,11 @@ class Refusal(Frozen):
         return f"{self.reason} (rule: {self.rule}). {self.remedy}"
 
 
+def taken_over(by: str) -> str:
+    """The sign that a person has taken the whole incident."""
+    return f"{by} has taken the incident over"
+
+
 def hands_on(host: str, looked: Dossier) -> tuple[tuple[str, ...], str | None]:
     """Signs that somebody works on `host`, one sentence each; and why that cannot be told, if it cannot."""
     signs: list[str] = []

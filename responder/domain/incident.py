@@ -117,6 +117,9 @@ WAITING_TO_APPROVE = f"{WAITING} to approve"
 WAITING_TO_CLOSE = f"{WAITING} to close"
 
 
+NO_RUN = "none:"
+"""Begins the `run_id` of an incident that has no run of Prefect's yet; its own id follows."""
+
 SUMMARY_LIMIT = 300
 """Characters of what a person says when they declare an incident."""
 

@@ -1,5 +1,7 @@
 """What a notice becomes in each channel that a profile names: messages for the outbox, not yet sent."""
 
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from responder.domain.base import Frozen
@@ -19,6 +21,11 @@ from responder.domain.profile import Profile, StatuspageAccess
 
 PAGERDUTY, SLACK, SLACK_STAKEHOLDERS = "pagerduty", "slack", "slack-stakeholders"
 STATUSPAGE, TICKETS, STAKEHOLDERS = "statuspage", "tickets", "stakeholders"
+
+PAGES = frozenset({"open", "page", "escalate"})
+"""Kinds of messages by which somebody is called: never given up, unless somebody else is asked instead."""
+
+_OVERTAKEN = frozenset({"create_channel", "post", "note"})
 
 PublicState = Literal["investigating", "identified", "monitoring", "resolved"]
 
@@ -45,6 +52,31 @@ class Message(Frozen):
     kind: str
     body: dict[str, Any]
     draft: bool = False
+
+
+REPEATED = "Repeated, because it may not have arrived: "
+"""Stands before what is said again where nobody can look whether it has been said."""
+
+
+def tagged(text: str, tags: Sequence[str]) -> str:
+    """`text` with its tags at the end, by which it is found again where people read it, as `tags_in` does."""
+    return f"{text} [{' '.join(tags)}]"
+
+
+def tags_in(texts: Iterable[str]) -> frozenset[str]:
+    """The tags of all these texts."""
+    ends = (re.search(r"\[([0-9a-f]{8}(?: [0-9a-f]{8})*)\]\s*$", text) for text in texts)
+    return frozenset(tag for end in ends if end for tag in end[1].split())
+
+
+def next_to_send(kinds: Sequence[str]) -> tuple[int, ...]:
+    """Which of the messages that wait for one channel, by place in their order, may be sent now.
+
+    The first; and a page beside it, unless something stands before that which may change whom it reaches.
+    """
+    behind = next((place for place, kind in enumerate(kinds) if kind not in _OVERTAKEN), len(kinds))
+    overtakes = 0 < behind < len(kinds) and kinds[behind] in PAGES
+    return (0, behind) if overtakes else (0,)
 
 
 def notice_messages(profile: Profile, notice: Notice, *, severity: Severity, kind: Kind) -> tuple[Message, ...]:

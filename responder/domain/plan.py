@@ -90,11 +90,11 @@ class Plan(Frozen):
 class NextStep(Frozen):
     """What comes next: ask for approval, act or wait (with the steps), confirm, or hand over (with the reason).
 
-    Several steps are a wave: they are taken at once. `stand_back`: somebody else works on it; `rehearsed`: a dry
-    run has walked the whole plan.
+    Several steps are a wave: they are taken at once. `confirm` with a step: instead of it. `stand_back`: somebody
+    else works on it; `begin_anew`: an alert tells of something new; `rehearsed`: a dry run has walked the plan.
     """
 
-    do: Literal["ask", "act", "wait", "confirm", "hand_over", "stand_back", "rehearsed"]
+    do: Literal["ask", "act", "wait", "confirm", "hand_over", "stand_back", "begin_anew", "rehearsed"]
     steps: tuple[PlanStep, ...] = ()
     reason: str = ""
     approval: str = Field("", description="Digest of the question that people have approved, if they were asked.")
@@ -194,6 +194,7 @@ def next_step(
     seen: str = "",
     unasked: frozenset[str] = frozenset(),
     at_once: Mapping[str, int] | None = None,
+    stopped: bool = False,
 ) -> NextStep:
     """What comes next. `verdict` is the latest reading of the whole service, `seen` says it in words.
 
@@ -201,7 +202,8 @@ def next_step(
     `unasked` are the steps that a person must approve and was not asked about. A strategy is tried once on a
     target, first on one; after it held there on `at_once` (by strategy, else one) others at a time, and on no
     other one after it failed on any. What does not hold is undone where it can be, before the next is tried.
-    After an outcome that nobody can know, nothing more is tried.
+    After an outcome that nobody can know, nothing more is tried. When all alerts have `stopped`, the service is
+    confirmed instead of the step that would come next.
     """
     done = {result.step_id: result for result in results}
     blocked = next((r for r in results if r.state in ("unknown", "taken_over", "unanswered")), None)
@@ -210,6 +212,8 @@ def next_step(
     if confirmation and confirmation.state == "not_restored":
         return NextStep(do="hand_over", reason=confirmation.reason)
     following = _following(plan, done)
+    if following and stopped and not following.undoes:
+        return NextStep(do="confirm", steps=(following,), reason="all its alerts have stopped")
     if following:
         if following.id in unasked:
             return NextStep(do="ask", steps=(following,), reason=following.why)

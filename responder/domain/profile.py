@@ -4,7 +4,7 @@ The YAML of a profile is read by `read_profile`; its reference in `docs/profile.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any, Literal
 
@@ -187,10 +187,19 @@ class Severities(Frozen):
 
 
 class AlertRule(Frozen):
-    """What an alert's name means: its kind, and the predicate that confirms or contradicts it."""
+    """What an alert's name and labels mean: its kind, how bad it is, and what confirms or contradicts it."""
 
     name: Pattern = Field(description="Regular expression over the whole alert name, in any case.")
+    labels: dict[str, Pattern] = Field(
+        default_factory=dict, description="Labels (name: regular expression) that must match, too."
+    )
     kind: Kind = Field(Kind.AVAILABILITY, description="Security and risk are for people alone.")
+    severity: Severity | None = Field(None, description="At least this, unless the alert is contradicted.")
+    suggests: tuple[str, ...] = Field(
+        (),
+        description="Hypotheses that explain it. When another one leads, the alert is something new, and the "
+        "incident is triaged again.",
+    )
     confirmed_by: tuple[Condition, ...] = Field(
         (), description="The alert is real when one of these holds, contradicted when none does."
     )
@@ -202,7 +211,12 @@ class Alerts(Frozen):
     match: dict[str, Pattern] = Field(
         description="Labels (name: regular expression over the whole value) that select this service."
     )
-    rules: tuple[AlertRule, ...] = Field((), description="The first whose name matches counts.")
+    rules: tuple[AlertRule, ...] = Field((), description="The first that matches counts.")
+    catch_all: bool = Field(
+        False,
+        description="This service's on-call is paged for alerts that fit no profile. Where no profile says so, "
+        "that of every service is.",
+    )
 
 
 class Window(Frozen):
@@ -217,6 +231,10 @@ class Window(Frozen):
     weekdays: tuple[int, ...] = Field((), description="Every week on these days, 1 Monday to 7 Sunday.")
     from_time: time | None = Field(None, description="Start of the daily window, UTC.")
     to_time: time | None = Field(None, description="End of the daily window, UTC.")
+    holds_alerts: bool = Field(
+        False,
+        description="Maintenance: alerts of availability wait for its end, and count only if they still fire.",
+    )
 
     @model_validator(mode="after")
     def _one_shape(self) -> "Window":
@@ -299,6 +317,7 @@ class Clocks(Frozen):
     """Every clock, in seconds. A drill runs them at a tenth; the bounds are for production."""
 
     run_lease_s: float = Field(30, ge=15, le=600, description="Without renewal the run is taken up again.")
+    queue_s: float = Field(15, ge=5, le=120, description="A P1 whose run has not begun by then: a person.")
     page_lease_s: float = Field(240, ge=60, le=3600, description="Snooze of an acknowledged page.")
     step_s: float = Field(180, ge=60, le=3600, description="A reading step should have ended by then.")
     find_page_s: float = Field(15, ge=5, le=120, description="Looking for the alert's page before opening one.")
@@ -311,6 +330,7 @@ class Clocks(Frozen):
     approval_s: float = Field(900, ge=120, le=86400, description="Waiting for a person to approve a step.")
     close_form_s: float = Field(3600, ge=300, le=86400, description="Waiting for a person to close.")
     silence_s: float = Field(300, ge=60, le=3600, description="Nobody joins or acknowledges: then the backup.")
+    late_s: float = Field(60, ge=30, le=3600, description="What waited so long to be told goes as one digest.")
 
     def for_drill(self) -> "Clocks":
         """The same clocks at a tenth of the time (counts stay as they are)."""
@@ -536,16 +556,22 @@ class Profile(Frozen):
 
     def selects(self, alert: Alert) -> bool:
         """Whether the alert's labels are this service's. Every configured label must match."""
-        return bool(self.alerts.match) and all(
-            label in alert.labels and re.fullmatch(pattern, alert.labels[label], re.IGNORECASE)
-            for label, pattern in self.alerts.match.items()
-        )
+        return bool(self.alerts.match) and _match(self.alerts.match, alert)
 
     def rule_for(self, alert: Alert) -> AlertRule | None:
-        """The first rule whose pattern matches the alert's name, in any case (`VeloZ`, `Veloz`)."""
+        """The first rule that matches the alert's name, in any case (`VeloZ`, `Veloz`), and its labels."""
         return next(
-            (rule for rule in self.alerts.rules if re.fullmatch(rule.name, alert.name, re.IGNORECASE)), None
+            (
+                rule
+                for rule in self.alerts.rules
+                if re.fullmatch(rule.name, alert.name, re.IGNORECASE) and _match(rule.labels, alert)
+            ),
+            None,
         )
+
+    def held_by(self, at: datetime) -> Window | None:
+        """The maintenance window that alerts wait for at `at`, if any."""
+        return next((w for w in self.guardrails.windows if w.holds_alerts and w.holds(at)), None)
 
     def window_at(self, at: datetime) -> Window | None:
         """The freeze or maintenance window that holds at `at`, if any."""
@@ -579,6 +605,13 @@ def _texts(data: Any, where: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(item, f"{where}.{number}")
     elif isinstance(data, str):
         yield where, data
+
+
+def _match(patterns: Mapping[str, str], alert: Alert) -> bool:
+    return all(
+        label in alert.labels and re.fullmatch(pattern, alert.labels[label], re.IGNORECASE)
+        for label, pattern in patterns.items()
+    )
 
 
 def tightened(kept: Profile, current: Profile) -> Profile:

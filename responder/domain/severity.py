@@ -7,11 +7,12 @@ from responder.domain.profile import Severities
 
 
 def choose_severity(
-    severities: Severities, kind: Kind, dossier: Dossier, *, floor: Severity | None
+    severities: Severities, kind: Kind, dossier: Dossier, *, floor: Severity | None, floor_by: str = "a person"
 ) -> tuple[Severity, str]:
     """The level of the first rule that holds, with its reason and the evidence it rests on.
 
-    A rule that cannot be decided does not hold. `floor` is what a person set: the level is never lower.
+    A rule that cannot be decided does not hold. `floor` is what `floor_by` (a person, an alert's rule) set: the
+    level is never lower.
     Without any rule that holds it is P3: nobody should sleep through what no rule foresaw.
     """
     level, reason = Severity.P3, "no rule of the profile decides, so it is not taken lightly"
@@ -23,7 +24,7 @@ def choose_severity(
             level, reason = rule.level, rule.reason + _cited(findings)
             break
     if floor and floor < level:
-        return floor, f"a person set {floor.value} (the rules say {level.value}: {reason})"
+        return floor, f"{floor_by} set {floor.value} (the rules say {level.value}: {reason})"
     return level, reason
 
 

@@ -7,12 +7,13 @@ from typing import Any, TypeVar
 
 import httpx
 from prefect.blocks.abstract import NotificationBlock
+from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectException
 
 from blocks.github import GitHub
 from blocks.notification import load_notification
 from blocks.pagerduty import PagerDuty
-from blocks.service import load_pagerduty, load_profile, load_slack, load_statuspage, load_tickets
+from blocks.service import load_pagerduty, load_slack, load_statuspage, load_tickets, saved_profiles
 from blocks.slack import Slack
 from blocks.statuspage import Statuspage
 from responder.domain.errors import PermanentError, TransientError
@@ -20,6 +21,8 @@ from responder.domain.profile import Profile
 
 Block = TypeVar("Block")
 FRESH_S = 60.0
+NEWS_S = 2.0
+"""The profiles: a new one is known soon."""
 
 
 class Access:
@@ -28,9 +31,16 @@ class Access:
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], tuple[float, Any]] = {}
 
+    def profiles(self) -> list[Profile]:
+        """Those of all services, as saved now. Raises `TransientError` if Prefect is down from the start."""
+        return self._get("profiles", "", lambda _: saved_profiles())
+
     def profile(self, service: str) -> Profile:
         """The service's profile as it is saved now. Raises like `pagerduty`."""
-        return self._get("profile", service, load_profile)
+        for profile in self.profiles():
+            if profile.name == service:
+                return profile
+        raise PermanentError(f"no service is saved as {service!r}; `incident service list` shows what there is")
 
     def pagerduty(self, service: str) -> PagerDuty:
         """The service's PagerDuty. Raises `PermanentError` (not saved) or `TransientError` (Prefect is down)."""
@@ -52,9 +62,15 @@ class Access:
         """The notification block saved as `block-type/name`. Raises like `pagerduty`."""
         return self._get("notification", reference, load_notification)
 
+    def prefect_answers(self) -> bool:
+        """Whether Prefect's server says that it is well."""
+        with get_client(sync_client=True) as client:
+            return client.api_healthcheck() is None
+
     def _get(self, system: str, service: str, load: Callable[[str], Block]) -> Block:
         loaded_at, block = self._known.get((system, service), (None, None))
-        if loaded_at is not None and time.monotonic() - loaded_at < FRESH_S:
+        fresh_s = NEWS_S if system == "profiles" else FRESH_S
+        if loaded_at is not None and time.monotonic() - loaded_at < fresh_s:
             return block  # type: ignore[return-value]
         try:
             block = load(service)

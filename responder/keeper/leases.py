@@ -12,10 +12,11 @@ from responder.store.tables import IncidentRow, LeaseRow
 
 
 def keep_pages_quiet(store: Store, access: Access) -> None:
-    """Renew the snooze of each page whose run is alive and within its step's deadline.
+    """Renew the snooze of each page whose run is alive and within its step's deadline, while Prefect answers.
 
-    Nothing is renewed for a run whose lease has lapsed or whose step is overdue: then PagerDuty pages again
-    by itself. While it is there, who acknowledged and whether the alert resolved the page is noted.
+    Nothing is renewed for a run whose lease has lapsed or whose step is overdue, nor while Prefect is away: then
+    no further phase begins, and nobody sees or answers anything. PagerDuty pages again by itself. While it is
+    there, who acknowledged and whether the alert resolved the page is noted.
     """
     for lease, incident in store.leases():
         if incident.pagerduty_id is None or lease.page_until is None:
@@ -42,7 +43,7 @@ def _keep_quiet(
         acknowledged_by=", ".join(people) or incident.acknowledged_by,
     )
     alive = lease.expires_at > now() and lease.step_deadline > now()
-    if page.status == "acknowledged" and alive:
+    if page.status == "acknowledged" and alive and access.prefect_answers():
         pagerduty.snooze(page_id, max(1, int(lease_s)))
         store.renew_page(incident.id, now() + timedelta(seconds=lease_s))
     else:

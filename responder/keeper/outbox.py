@@ -1,86 +1,162 @@
 """Sending what is in the outbox: in order for each incident and channel, with patience, and never forgotten."""
 
 import logging
+import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 
-from blocks.pagerduty import PagerDuty
 from responder.domain.base import now
-from responder.domain.errors import IncidentResponseError, PermanentError, TransientError
+from responder.domain.digest import together
+from responder.domain.errors import DeniedError, IncidentResponseError, PermanentError, TransientError
+from responder.domain.escaping import bound
+from responder.domain.messages import PAGERDUTY, PAGES, SLACK
 from responder.domain.notices import for_slack
 from responder.domain.profile import BY_PAGERDUTY, Profile
 from responder.domain.responders import backup_of
 from responder.keeper.access import Access
-from responder.keeper.backups import escalation_key, open_page
-from responder.keeper.telling import NothingToTellError, tell_stakeholders, tell_statuspage, tell_tickets
+from responder.keeper.saying import NotFoundYetError, NothingToTellError, Saying
+from responder.keeper.telling import tell
 from responder.store import Store
 from responder.store.tables import IncidentRow, MessageRow
 
 AT_ONCE = 16
-# A page that cannot be delivered is retried until somebody is told; the others are given up when refused.
-PAGES = frozenset({"open", "page", "escalate"})
+CLAIM_S = 15.0
+"""After so many seconds without renewal another keeper takes a message that is being sent."""
+RENEW_S = 5.0
 BACKUP_AFTER_TRIES = 2
 RETRY_S = (1, 2, 5, 10, 20, 40, 60)
 FIND_RETRY_S = 1.0
 LONGEST_RETRY_AFTER_S = 60.0
+SAID_LIMIT = 2_000
+HELD_KINDS = frozenset({"post", "publish", "notify", "ticket", "comment"})
+DENIED_FOR = timedelta(hours=1)
 
 log = logging.getLogger(__name__)
-
-
-class NotFoundYetError(TransientError):
-    """PagerDuty opens an incident a moment after the alert: it is looked for again."""
 
 
 class Outbox:
     """What waits to be told: in order for each incident and channel, and each of those beside the others.
 
-    A PagerDuty that hangs holds up neither Slack nor the page of another incident.
+    A PagerDuty that hangs holds up neither Slack nor the page of another incident. Any number of keepers may share
+    a store: each message is claimed before it is sent.
     """
 
     def __init__(self, store: Store, access: Access) -> None:
         self._store, self._access = store, access
-        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="outbox")
-        self._busy: dict[tuple[str, str], Future[None]] = {}
+        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._busy: list[tuple[str, Sequence[MessageRow], Future[None]]] = []
+        self._renewed = time.monotonic()
 
     def send_due(self) -> None:
-        """Begin to send each message whose time has come, unless an earlier one of its channel is being sent."""
-        self._busy = {lane: sending for lane, sending in self._busy.items() if not sending.done()}
+        """Begin to send each message whose time has come; what is still being sent stays claimed."""
+        self._busy = [busy for busy in self._busy if not busy[2].done()]
+        if self._busy and time.monotonic() - self._renewed > RENEW_S:
+            self._store.hold_claims([m for _, claimed, _ in self._busy for m in claimed], lease_s=CLAIM_S)
+            self._renewed = time.monotonic()
         for message in self._store.due_messages(now()):
-            lane = (message.incident_id, message.channel)
-            if lane not in self._busy:
-                self._busy[lane] = self._pool.submit(self._send, message)
+            # Pools of their own: a service that hangs takes no other's threads, and notes take none of a page's.
+            name = message.channel.partition("/")[0] + ("-pages" if message.kind in PAGES else "")
+            free = sum(name == other for other, _, _ in self._busy) < AT_ONCE
+            if free and (claimed := self._claimed(message)):
+                self._busy.append((name, claimed, self._pool(name).submit(self._send, claimed)))
 
     def close(self) -> None:
         """Begin no more; what is being sent is not waited for."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _send(self, message: MessageRow) -> None:
+    def _pool(self, name: str) -> ThreadPoolExecutor:
+        if name not in self._pools:
+            self._pools[name] = ThreadPoolExecutor(AT_ONCE, thread_name_prefix=f"to-{name}")
+        return self._pools[name]
+
+    def _claimed(self, message: MessageRow) -> Sequence[MessageRow]:
         try:
-            send(self._store, self._access, message)
+            return _claim(self._store, message)
+        except Exception:  # whatever is wrong with it holds up no other
+            log.exception("%s %s could not be claimed; it is tried again", message.channel, message.kind)
+            return []
+
+    def _send(self, claimed: Sequence[MessageRow]) -> None:
+        try:
+            _try(self._store, self._access, claimed)
         except Exception:
-            log.exception("%s %s could not be sent; it is tried again", message.channel, message.kind)
+            log.exception("%s %s could not be sent; it is tried again", claimed[0].channel, claimed[0].kind)
 
 
 def send(store: Store, access: Access, message: MessageRow) -> None:
-    """Try to send one message, and record what became of it."""
+    """Claim a message, try to send it, and record what became of it; nothing where another keeper has it."""
+    if claimed := _claim(store, message):
+        _try(store, access, claimed)
+
+
+def _claim(store: Store, message: MessageRow) -> Sequence[MessageRow]:
+    """The message, and when it is late those that wait behind it and go with it."""
+    return store.claim_messages([message, *_companions(store, message)], lease_s=CLAIM_S)
+
+
+def _companions(store: Store, message: MessageRow) -> Sequence[MessageRow]:
     incident = store.incident(message.incident_id)
+    if now() - message.created_at < timedelta(seconds=Profile.model_validate(incident.profile).clock.late_s):
+        return []
+    lane = [
+        other
+        for other in store.messages(incident.id)
+        if (other.channel, other.state) == (message.channel, "waiting") and other.number >= message.number
+    ]
+    return lane[1 : together([(other.kind, other.body) for other in lane])] if lane else []
+
+
+def _try(store: Store, access: Access, claimed: Sequence[MessageRow]) -> bool:
+    """Say what was claimed in one piece; False where it is tried again, so that nothing may overtake it."""
+    first, incident = claimed[0], store.incident(claimed[0].incident_id)
     try:
-        _deliver(store, access, message, incident)
+        tell(Saying(store, access, incident, tuple(claimed)))
     except NotFoundYetError as error:
-        _again(store, message, str(error), FIND_RETRY_S)
+        _again(store, claimed, str(error), FIND_RETRY_S)
         # An event may be accepted and open nothing (maintenance, another service's key).
-        if now() - message.created_at > _patience(incident):
-            _use_backup(store, message, incident)
+        if now() - first.created_at > _patience(incident):
+            _use_backup(store, first, incident)
+        return False
     except NothingToTellError as error:
-        store.settle_message(message.number, state="skipped", error=str(error))
+        _settle(store, claimed, "skipped", str(error))
     except PermanentError as error:
-        _refused(store, message, incident, str(error))
+        if isinstance(error, DeniedError) and _is_held(first):
+            _again(store, claimed, str(error), _pause_s(first))
+            what = f"cannot tell {first.channel} for now"
+            _say_elsewhere(store, first, incident, what, str(error), key="denied")
+            return False
+        if len(claimed) > 1:
+            return _one_by_one(store, access, claimed)
+        return _refused(store, first, incident, str(error))
     except IncidentResponseError as error:
         asked = error.retry_after_s if isinstance(error, TransientError) else None
-        _again(store, message, str(error), min(asked, LONGEST_RETRY_AFTER_S) if asked else _pause_s(message))
-        _use_backup(store, message, incident)
+        _again(store, claimed, str(error), min(asked, LONGEST_RETRY_AFTER_S) if asked else _pause_s(first))
+        _use_backup(store, first, incident)
+        return False
     else:
-        store.settle_message(message.number, state="sent")
+        _settle(store, claimed, "sent")
+    return True
+
+
+def _is_held(message: MessageRow) -> bool:
+    """Whether it waits for a person to mend our access: nothing that counts stands behind such a message."""
+    return message.kind in HELD_KINDS and now() - message.created_at < DENIED_FOR
+
+
+def _one_by_one(store: Store, access: Access, claimed: Sequence[MessageRow]) -> bool:
+    """Nothing was said, for a digest is refused: perhaps only one of its messages is the reason."""
+    for place, message in enumerate(claimed):
+        if not _try(store, access, [message]):
+            _again(store, claimed[place + 1 :], "it waits for the one before it", 0)
+            return False
+    return True
+
+
+def _settle(store: Store, claimed: Sequence[MessageRow], state: str, error: str = "") -> None:
+    for message in claimed:
+        store.settle_message(message, state=state, error=error)
 
 
 def _patience(incident: IncidentRow) -> timedelta:
@@ -88,20 +164,42 @@ def _patience(incident: IncidentRow) -> timedelta:
 
 
 def _pause_s(message: MessageRow) -> float:
-    return float(RETRY_S[min(message.tries, len(RETRY_S) - 1)])
+    return float(RETRY_S[min(message.tries - 1, len(RETRY_S) - 1)])
 
 
-def _again(store: Store, message: MessageRow, error: str, pause_s: float) -> None:
-    store.settle_message(message.number, state="waiting", error=error, retry_at=now() + timedelta(seconds=pause_s))
+def _again(store: Store, claimed: Sequence[MessageRow], error: str, pause_s: float) -> None:
+    retry_at = now() + timedelta(seconds=pause_s)
+    for message in claimed:
+        store.settle_message(message, state="waiting", error=error, retry_at=retry_at)
 
 
-def _refused(store: Store, message: MessageRow, incident: IncidentRow, error: str) -> None:
+def _refused(store: Store, message: MessageRow, incident: IncidentRow, error: str) -> bool:
     log.warning("%s %s is refused: %s", message.channel, message.kind, error)
     if message.kind in PAGES and not _is_backed(message, incident):
-        _again(store, message, error, _pause_s(message))
+        _again(store, [message], error, _pause_s(message))
         _use_backup(store, message, incident)
-    else:
-        store.settle_message(message.number, state="failed", error=error)
+        return False
+    store.settle_message(message, state="failed", error=error)
+    if message.kind not in PAGES:
+        what = f"gives up telling {message.channel}: {message.kind.replace('_', ' ')}"
+        _say_elsewhere(store, message, incident, what, error, key="failed")
+    return True
+
+
+def _say_elsewhere(
+    store: Store, message: MessageRow, incident: IncidentRow, what: str, error: str, *, key: str
+) -> None:
+    """What cannot be told is said where it can: as a decision, which becomes a note on the page, and in Slack.
+
+    Not where it was refused itself: nothing may be said for ever about its own failing.
+    """
+    channel = message.channel.partition("/")[0]
+    if channel != PAGERDUTY:
+        store.decide(incident.id, who="keeper", what=what, why=error)
+    if not channel.startswith(SLACK) and Profile.model_validate(incident.profile).slack:
+        said = f" It was: {bound(message.body['text'], SAID_LIMIT)}" if "text" in message.body else ""
+        body = {"text": for_slack(f"The responder {what}, because {error}.{said}")}
+        store.enqueue(incident.id, channel=SLACK, kind="post", body=body, key=f"{key}-{message.tag}")
 
 
 def _is_backed(message: MessageRow, incident: IncidentRow) -> bool:
@@ -118,7 +216,7 @@ def _use_backup(store: Store, message: MessageRow, incident: IncidentRow) -> Non
     """
     profile = Profile.model_validate(incident.profile)
     backup = profile.slack.backup_channel if profile.slack else None
-    if message.channel != "pagerduty" or message.tries + 1 < BACKUP_AFTER_TRIES or backup is None:
+    if message.channel != "pagerduty" or message.tries < BACKUP_AFTER_TRIES or backup is None:
         return
     pages = [
         waiting
@@ -129,160 +227,3 @@ def _use_backup(store: Store, message: MessageRow, incident: IncidentRow) -> Non
         text = for_slack(str(page.body.get("text") or page.body.get("summary")))
         body = {"text": f"PagerDuty cannot be reached. {text}", "channel": backup}
         store.enqueue(incident.id, channel="slack-backup", kind="post", body=body, key=f"backup-{page.kind}")
-
-
-def _deliver(store: Store, access: Access, message: MessageRow, incident: IncidentRow) -> None:
-    match message.channel.partition("/")[0]:
-        case "pagerduty":
-            _tell_pagerduty(store, access, message, incident)
-        case "statuspage":
-            tell_statuspage(access, message, incident)
-        case "tickets":
-            tell_tickets(access, message, incident)
-        case "stakeholders":
-            tell_stakeholders(access, message)
-        case _:
-            _tell_slack(store, access, message, incident)
-
-
-def _tell_pagerduty(store: Store, access: Access, message: MessageRow, incident: IncidentRow) -> None:
-    pagerduty = access.pagerduty(incident.service)
-    body, page_id = message.body, incident.pagerduty_id
-    match message.kind:
-        case "find":
-            _find(store, access, message, incident)
-        case "open" if page_id is None:
-            _open(store, access, message, incident)
-        case "open":
-            return
-        case "page" | "escalate":
-            _wake(store, pagerduty, message, incident)
-        case "assign":
-            page = pagerduty.get(_known(page_id))
-            if not page.open:
-                raise NothingToTellError("the page is resolved: nobody is assigned any more")
-            if body["user"] not in [holder.id for holder in page.assigned_to]:
-                pagerduty.assign(page.id, body["user"])
-        case "note":
-            # A keeper may have died after it was written, and before it could say so.
-            said = {text.strip() for text in pagerduty.notes(_known(page_id))}
-            if body["text"].strip() not in said:
-                pagerduty.note(_known(page_id), body["text"])
-        case "resolve":
-            pagerduty.resolve(_known(page_id), body["text"])
-            store.note_world(incident.id, pagerduty_status="resolved")
-        case kind:
-            raise PermanentError(f"the outbox knows no PagerDuty message {kind!r}")
-
-
-def _wake(store: Store, pagerduty: PagerDuty, message: MessageRow, incident: IncidentRow) -> None:
-    """Call people through the incident's page. A resolved one wakes nobody: an alert that flaps resolves it."""
-    body, page = message.body, open_page(pagerduty, incident)
-    if page is None:
-        pagerduty.trigger(
-            escalation_key(incident),
-            body.get("summary") or body["text"],
-            source=incident.service,
-            details={"page": body["text"]},
-            links={"Run": body["link"]} if "link" in body else {},
-        )
-    elif message.kind == "escalate":
-        pagerduty.escalate(page.id, body["text"])
-        store.note_world(incident.id, pagerduty_status="triggered")
-    else:
-        known = Profile.model_validate(incident.profile).pagerduty
-        name = body.get("target") or pagerduty.escalation_policy_id
-        user = known.users.get(name) if known else None
-        policy = (known.policies.get(name) if known else None) or name
-        if any((one.target, one.message) == (user or policy, body["text"]) for one in page.requested):
-            return  # a keeper asked them, and died before it could say so
-        targets = {"users": [user]} if user else {"policies": [policy]}
-        pagerduty.page(page.id, body["text"], **targets)
-
-
-def _find(store: Store, access: Access, message: MessageRow, incident: IncidentRow) -> None:
-    """Look for the alert's own page for some seconds, by its key, and acknowledge it under a lease."""
-    pagerduty = access.pagerduty(incident.service)
-    for key in message.body["keys"]:
-        found = pagerduty.find(key)
-        if found and found.open:
-            _acknowledge(store, access, incident, found.id, found.html_url)
-            return
-        if found:
-            # The alert has stopped. Should there be an incident all the same, it gets a page of its own.
-            store.note_world(incident.id, pagerduty_url=found.html_url, pagerduty_status=found.status)
-            return
-    if now() - message.created_at < timedelta(seconds=message.body["wait_s"]):
-        raise NotFoundYetError("the alert's page is not there yet")
-
-
-def _open(store: Store, access: Access, message: MessageRow, incident: IncidentRow) -> None:
-    """Open a page of our own, by a key that makes a second trigger harmless, and acknowledge it."""
-    pagerduty = access.pagerduty(incident.service)
-    key = f"incident-{incident.id}"
-    found = pagerduty.find(key)
-    if found is None:
-        pagerduty.trigger(
-            key,
-            message.body["summary"],
-            source=incident.service,
-            severity="critical" if incident.severity in ("P1", "P2") else "warning",
-            links={"Run": message.body["link"]},
-        )
-        raise NotFoundYetError("the page is triggered, and not there yet")
-    _acknowledge(store, access, incident, found.id, found.html_url)
-
-
-def _acknowledge(store: Store, access: Access, incident: IncidentRow, page_id: str, url: str) -> None:
-    if incident.outcome is not None:  # a late find: nobody works on it any more, so nobody says so
-        store.note_world(incident.id, pagerduty_id=page_id, pagerduty_url=url)
-        return
-    profile = Profile.model_validate(incident.profile)
-    lease_s = max(1, int(profile.clock.page_lease_s))
-    acknowledged = access.pagerduty(incident.service).acknowledge(page_id, lease_s)
-    store.note_world(
-        incident.id,
-        pagerduty_id=page_id,
-        pagerduty_url=url,
-        pagerduty_status=acknowledged.status,
-        acknowledged_at=incident.acknowledged_at or now(),
-    )
-    store.renew_page(incident.id, now() + timedelta(seconds=lease_s))
-
-
-def _known(page_id: str | None) -> str:
-    if page_id is None:
-        raise NothingToTellError("PagerDuty has no page of this incident")
-    return page_id
-
-
-def _tell_slack(store: Store, access: Access, message: MessageRow, incident: IncidentRow) -> None:
-    slack = access.slack(incident.service)
-    body = message.body
-    match message.kind:
-        case "create_channel":
-            channel = slack.create_channel(body["name"], body["topic"], incident_id=incident.id)
-            store.note_world(incident.id, channel_id=channel.id, channel_name=channel.name)
-        case "post" | "escalate":
-            profile = Profile.model_validate(incident.profile)
-            fallback = profile.slack.backup_channel if profile.slack else None
-            target = body.get("channel") or _open_channel(store, incident) or fallback
-            if target is None:
-                raise PermanentError(
-                    "there is no channel to post to: the incident's is archived, or was not created"
-                )
-            slack.post(target, body["text"], body.get("blocks"))
-        case "archive":
-            if incident.channel_id is None:
-                raise NothingToTellError("Slack has no channel of this incident")
-            if incident.status != "closed":
-                raise TransientError("the incident is being closed")
-            slack.archive(incident.channel_id)
-        case kind:
-            raise PermanentError(f"the outbox knows no Slack message {kind!r}")
-
-
-def _open_channel(store: Store, incident: IncidentRow) -> str | None:
-    """The incident's channel, unless we have archived it: nothing can be posted there any more."""
-    archived = any((m.kind, m.state) == ("archive", "sent") for m in store.messages(incident.id))
-    return None if archived else incident.channel_id

@@ -73,6 +73,7 @@ class GitHubStandIn(StandIn):
             401: "Bad credentials",
             403: "Resource not accessible by personal access token",
             404: "Not Found",
+            409: "Conflict",
             429: "You have exceeded a secondary rate limit",
             500: "Server Error",
         }
@@ -88,7 +89,8 @@ class GitHubStandIn(StandIn):
             case "GET", ["search", "issues"]:
                 return self._search(request.param("q"))
             case "GET", ["repos", o, n, "issues"] if (o, n) == (owner, name):
-                found = [issue for issue in self._issues if issue.state == request.param("state", "open")]
+                wanted = request.param("state", "open")
+                found = [issue for issue in self._issues if wanted in ("all", issue.state)]
                 return Answer(200, [self._json(i) for i in found[::-1][: int(request.param("per_page", "30"))]])
             case "POST", ["repos", o, n, "issues"] if (o, n) == (owner, name):
                 if not body.get("title") or not set(body.get("assignees") or []) <= set(self.people):
@@ -118,7 +120,7 @@ class GitHubStandIn(StandIn):
             self._json(issue)
             for issue in self._issues[::-1]
             if issue.searchable
-            and issue.state == "open"
+            and (issue.state == "open" or "is:open" not in words)
             and set(quoted) <= set(re.findall(r"\w+", issue.body.lower()))
         ]
         return Answer(200, {"total_count": len(found), "incomplete_results": False, "items": found})

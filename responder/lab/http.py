@@ -13,11 +13,26 @@ from urllib.parse import parse_qs, urlsplit
 
 from responder.domain.base import now
 
-Fault = Literal["refuse", "timeout", "malformed", "cut", "401", "403", "404", "429", "429-bare", "500"]
+Fault = Literal[
+    "refuse",
+    "timeout",
+    "timeout-done",
+    "malformed",
+    "cut",
+    "401",
+    "403",
+    "404",
+    "409",
+    "429",
+    "429-bare",
+    "500",
+    "500-done",
+]
 """How a call goes wrong.
 
-`refuse` closes the connection and `timeout` never answers, both without having done anything; `cut` and
-`malformed` do what was asked and then break the answer; `429-bare` is a 429 without Retry-After.
+`refuse` closes the connection and `timeout` never answers, both without having done anything; `cut`, `malformed`
+and whatever ends with `-done` do what was asked, and then the answer is broken, missing or a lie; `429-bare` is a
+429 without Retry-After.
 """
 
 
@@ -50,6 +65,7 @@ class Answer:
 class _Fault:
     kind: Fault
     path: str
+    method: str
     times: float
     ends: float
 
@@ -108,22 +124,27 @@ class StandIn:
         """Base URL without a slash at its end."""
         return f"http://127.0.0.1:{self._port}"
 
-    def fail(self, kind: Fault, *, times: int | None = 1, for_s: float | None = None, path: str = "") -> None:
-        """Let the next `times` calls whose path contains `path` fail; None means until `for_s` or `heal`."""
+    def fail(
+        self, kind: Fault, *, times: int | None = 1, for_s: float | None = None, path: str = "", method: str = ""
+    ) -> None:
+        """Let the next `times` calls whose path contains `path` fail; None means until `for_s` or `heal`.
+
+        With a `method` only calls of that one.
+        """
         ends = time.monotonic() + for_s if for_s is not None else float("inf")
         with self.lock:
-            self._faults.append(_Fault(kind, path, float("inf") if times is None else times, ends))
+            self._faults.append(_Fault(kind, path, method, float("inf") if times is None else times, ends))
 
     def heal(self) -> None:
         """Forget all faults."""
         with self.lock:
             self._faults.clear()
 
-    def _next_fault(self, path: str) -> Fault | None:
+    def _next_fault(self, request: Request) -> Fault | None:
         moment = time.monotonic()
         self._faults = [fault for fault in self._faults if fault.times > 0 and fault.ends > moment]
         for fault in self._faults:
-            if fault.path in path:
+            if fault.path in request.path and fault.method in ("", request.method):
                 fault.times -= 1
                 return fault.kind
         return None
@@ -132,12 +153,13 @@ class StandIn:
         """The answer to send, if any, and the fault that spoils it."""
         with self.lock:
             self.requests.append(request)
-            fault = self._next_fault(request.path)
+            fault = self._next_fault(request)
             if fault in ("refuse", "timeout"):
                 return None, fault
-            if fault in (None, "cut", "malformed"):
-                return self.handle(request), fault
-            status = int(fault.removesuffix("-bare"))
+            done = self.handle(request) if fault in (None, "cut", "malformed") or fault.endswith("-done") else None
+            if done and fault != "500-done":
+                return None if fault == "timeout-done" else done, fault
+            status = int(str(fault).partition("-")[0])
             answer = self.refusal(status)
             if fault == "429":
                 answer.headers["Retry-After"] = str(self.retry_after_s)
@@ -171,7 +193,7 @@ def _handler_for(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
             request = Request(now(), self.command, url.path, params, self.headers, body)
             answer, fault = stand_in._answer(request)
             if answer is None:
-                if fault == "timeout":
+                if fault != "refuse":
                     stand_in._stopped.wait(60)
                 self.close_connection = True
                 return

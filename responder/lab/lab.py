@@ -62,7 +62,28 @@ WORDS = (
     "yarrow",
     "zephyr",
 )
-KINDS = ("trade", "order", "quote", "clear", "route")
+KINDS = (
+    "trade",
+    "order",
+    "quote",
+    "clear",
+    "route",
+    "price",
+    "match",
+    "hedge",
+    "fund",
+    "swap",
+    "yield",
+    "bond",
+    "option",
+    "margin",
+    "ledger",
+    "settle",
+    "report",
+    "audit",
+    "limit",
+    "risk",
+)
 
 
 class HostFacts(Frozen):
@@ -403,9 +424,9 @@ def _fingerprint(labels: dict[str, str]) -> str:
 
 
 def _free_port(addresses: list[str], draw: random.Random) -> int:
-    """A port that is free on all addresses. Raises LabError after many tries."""
-    for _ in range(100):
-        port = draw.randint(20_000, 60_000)
+    """A port that is free on all addresses, below those that the system hands out. Raises LabError."""
+    for _ in range(1_000):
+        port = draw.randint(20_000, 32_000)
         try:
             for address in addresses:
                 reserve(address, port).close()

@@ -72,7 +72,7 @@ class PagerDutyStandIn(StandIn):
     """One service with one policy, and its on-call person. All state is in memory and may be read any time.
 
     `clock_scale` divides snoozes and the acknowledgement timeout; `appear_s` (real seconds) passes between
-    an event's 202 and its incident.
+    an event's 202 and its incident. `service_settings` are further fields of the service, or other values of it.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class PagerDutyStandIn(StandIn):
         self.people = {self.requester_id: "Incident Responder", self.on_call_id: "On-call Engineer"}
         self.service_status = "active"
         self.urgency = "high"
+        self.service_settings: dict[str, Any] = {}
         self._incidents: dict[str, Incident] = {}
         self._pages: list[Page] = []
         self._events: list[tuple[float, dict[str, Any]]] = []
@@ -253,6 +254,7 @@ class PagerDutyStandIn(StandIn):
             401: ("Unauthorized", 2006, []),
             403: ("Access Denied", 2010, ["The token may not do this."]),
             404: ("Not Found", 2100, []),
+            409: ("Conflict", 2020, ["The incident is being changed."]),
             429: ("Rate Limit Exceeded", 2020, ["Too many requests."]),
             500: ("Internal Server Error", 2000, []),
         }
@@ -283,7 +285,10 @@ class PagerDutyStandIn(StandIn):
             reads: dict[str, Callable[[], Any]] = {
                 "": lambda: {"incident": self._json(incident)},
                 "notes": lambda: {"notes": [{"id": _new_id(), "content": text} for text in incident.notes]},
-                "log_entries": lambda: _listed("log_entries", [self._entry(e) for e in incident.log]),
+                "log_entries": lambda: _listed(
+                    "log_entries",
+                    [self._entry(e) for e in incident.log[::-1] if _iso(e.at) >= _utc(request.param("since"))],
+                ),
             }
             return Answer(200, reads[action]()) if action in reads else self.refusal(404)
         if request.headers.get("From") != self.from_email:
@@ -457,6 +462,7 @@ class PagerDutyStandIn(StandIn):
             "incident_urgency_rule": {"type": "constant", "urgency": self.urgency},
             "escalation_policy": _reference(self.escalation_policy_id, "escalation_policy", "On-call"),
             "integrations": [integration | {"integration_key": self.routing_key}],
+            **self.service_settings,
         }
 
     def _on_call(self, policy: str) -> dict[str, Any]:
@@ -486,6 +492,10 @@ def _new_id() -> str:
 
 def _iso(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _utc(text: str) -> str:
+    return _iso(datetime.fromisoformat(text)) if text else ""
 
 
 def _reference(id: str, kind: str, summary: str) -> dict[str, Any]:

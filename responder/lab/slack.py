@@ -36,6 +36,7 @@ class Message:
     text: str
     blocks: list[Any]
     ts: str
+    metadata: dict[str, Any] | None = None
 
 
 class _Refused(Exception):
@@ -56,7 +57,7 @@ class SlackStandIn(StandIn):
         super().__init__()
         self.token = f"xoxb-{secrets.token_hex(12)}"
         self.bot_id = _new_id("U")
-        self.scopes = {"channels:manage", "channels:read", "chat:write"}
+        self.scopes = {"channels:history", "channels:manage", "channels:read", "chat:write"}
         self._channels: dict[str, Channel] = {}
         self._messages: list[Message] = []
         for name in channels:
@@ -92,11 +93,12 @@ class SlackStandIn(StandIn):
             401: {"ok": False, "error": "invalid_auth"},
             403: {"ok": False, "error": "missing_scope", "needed": "chat:write", "provided": "channels:read"},
             404: {"ok": False, "error": "channel_not_found"},
+            409: {"ok": False, "error": "conflict"},
             429: {"ok": False, "error": "ratelimited"},
         }
         if status == 500:
             return Answer(500, "<html><body>Server Error</body></html>")
-        return Answer(429 if status == 429 else 200, bodies[status])
+        return Answer(status if status in (409, 429) else 200, bodies[status])
 
     def handle(self, request: Request) -> Answer:
         """Answer as Slack does, the token checked first."""
@@ -105,6 +107,7 @@ class SlackStandIn(StandIn):
             "chat.getPermalink": ("", self._permalink),
             "chat.postMessage": ("chat:write", self._post),
             "conversations.archive": ("channels:manage", self._archive),
+            "conversations.history": ("channels:history", self._history),
             "conversations.create": ("channels:manage", self._create),
             "conversations.invite": ("channels:manage", self._invite),
             "conversations.list": ("channels:read", self._list),
@@ -196,8 +199,28 @@ class SlackStandIn(StandIn):
             raise _Refused("invalid_blocks")
         at = now()
         ts = f"{int(at.timestamp())}.{len(self._messages):06d}"
-        self._messages.append(Message(at, channel.id, channel.name, text, blocks, ts))
+        metadata = fields.get("metadata")
+        if metadata is not None and not (
+            metadata.get("event_type") and isinstance(metadata["event_payload"], dict)
+        ):
+            raise _Refused("invalid_metadata_format")
+        self._messages.append(Message(at, channel.id, channel.name, text, blocks, ts, metadata))
         return {"channel": channel.id, "ts": ts, "message": {"type": "message", "text": text, "ts": ts}}
+
+    def _history(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The newest first. Only ids are taken here; an event's payload is shown where it is asked for."""
+        if fields.get("channel") not in self._channels:
+            raise _Refused("channel_not_found")
+        channel = self._channels[fields["channel"]]
+        if not channel.member:
+            raise _Refused("not_in_channel")
+        oldest, limit = float(fields.get("oldest") or 0), int(fields.get("limit") or 100)
+        start, whole = int(fields.get("cursor") or 0), fields.get("include_all_metadata") == "true"
+        found = [m for m in self._messages[::-1] if m.channel == channel.id and float(m.ts) > oldest]
+        following = str(start + limit) if start + limit < len(found) else ""
+        page = [_message_json(message, whole) for message in found[start : start + limit]]
+        answer = {"messages": page, "has_more": bool(following)}
+        return answer | ({"response_metadata": {"next_cursor": following}} if following else {})
 
     def _permalink(self, fields: dict[str, Any]) -> dict[str, Any]:
         channel, ts = self._channel(fields, writing=False), str(fields.get("message_ts", ""))
@@ -209,6 +232,13 @@ class SlackStandIn(StandIn):
 
 def _new_id(letter: str) -> str:
     return letter + secrets.token_hex(5).upper()
+
+
+def _message_json(message: Message, whole: bool) -> dict[str, Any]:
+    shown: dict[str, Any] = {"type": "message", "text": message.text, "ts": message.ts}
+    if message.metadata:
+        shown["metadata"] = message.metadata if whole else {"event_type": message.metadata["event_type"]}
+    return shown
 
 
 def _json(channel: Channel) -> dict[str, Any]:

@@ -81,6 +81,7 @@ class StatuspageStandIn(StandIn):
             401: "Could not authenticate",
             403: "Not authorized",
             404: "Not found",
+            409: "Conflict",
             429: "Too many requests",
             500: "Internal server error",
         }
@@ -120,14 +121,14 @@ class StatuspageStandIn(StandIn):
             return _invalid("Name is too long (maximum is 255 characters)" if name else "Name can't be blank")
         if impact not in _IMPACTS:
             return _invalid("Impact override is not included in the list")
-        if not all(isinstance(value, dict) for value in metadata.values()):
-            return _invalid("Metadata top-level values must be objects")
         incident = PublicIncident(_new_id(), name, impact, metadata=metadata)
         self._incidents.append(incident)
         return Answer(201, self._json(self._change(incident, fields)))
 
     def _wrong(self, fields: dict[str, Any]) -> Answer | None:
         changed = fields.get("components") or {}
+        if not all(isinstance(value, dict) for value in (fields.get("metadata") or {}).values()):
+            return _invalid("Metadata top-level values must be objects")
         if fields.get("status", "investigating") not in _STATES:
             return _invalid("Status is not included in the list")
         if not set(changed) | set(fields.get("component_ids") or []) <= set(self._components):
@@ -140,6 +141,7 @@ class StatuspageStandIn(StandIn):
 
     def _change(self, incident: PublicIncident, fields: dict[str, Any]) -> PublicIncident:
         incident.status = fields.get("status", incident.status)
+        incident.metadata = fields.get("metadata", incident.metadata)
         if fields.get("body"):
             incident.updates.append(Update(now(), incident.status, fields["body"]))
         self._components |= fields.get("components") or {}

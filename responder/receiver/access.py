@@ -19,7 +19,7 @@ ADDRESSES = 1_000
 
 bearer = HTTPBearer(
     scheme_name="personalToken",
-    description="Of `incident token add PERSON`.",
+    description="Of `incident token add PERSON`; for alerts alone, of `incident token add --sender NAME`.",
     bearerFormat="incident_…",
     auto_error=False,
 )
@@ -62,35 +62,52 @@ class Gate:
         return min(left + PER_SECOND * (self._clock() - since), GUESSES)
 
 
-def store_of(request: Request) -> Store:
+async def store_of(request: Request) -> Store:
     """The store of the application that was asked."""
     return request.app.state.store  # type: ignore[no-any-return]
 
 
-def person_of(
-    request: Request,
-    store: Annotated[Store, Depends(store_of)],
-    given: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
-) -> str:
+Given = Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
+
+
+def person_of(request: Request, store: Annotated[Store, Depends(store_of)], given: Given) -> str:
     """Whose personal token came with the request.
 
     Raises `HTTPException` 401 for none, an unknown or a revoked one, 429 after too many of those.
     """
+    return _known(request, given, store.person_of, busy=429)
+
+
+def sender_of(request: Request, store: Annotated[Store, Depends(store_of)], given: Given) -> str:
+    """Who sends alerts: a token made for that, or a person's.
+
+    Raises `HTTPException` 401, and 503 after too many wrong ones: what Alertmanager is told with 429, it drops.
+    """
+    return _known(request, given, store.sender_of, busy=503)
+
+
+def _known(
+    request: Request,
+    given: HTTPAuthorizationCredentials | None,
+    look: Callable[[str], str | None],
+    *,
+    busy: int,
+) -> str:
     gate: Gate = request.app.state.gate
     address = request.client.host if request.client else ""
     token = given.credentials if given else ""
     if token and not gate.lets_try(address, token):
         raise HTTPException(
-            429, "too many wrong tokens; try again in a moment", {"Retry-After": f"{1 / PER_SECOND:g}"}
+            busy, "too many wrong tokens; try again in a moment", {"Retry-After": f"{1 / PER_SECOND:g}"}
         )
-    person = store.person_of(token) if token.startswith(TOKEN_PREFIX) else None
-    if person is None:
+    name = look(token) if token.startswith(TOKEN_PREFIX) else None
+    if name is None:
         if token:
             gate.was_wrong(address, token)
         words = "unknown or revoked" if token else "missing: send `Authorization: Bearer incident_…`"
-        raise HTTPException(401, f"the personal token is {words}", {"WWW-Authenticate": "Bearer"})
+        raise HTTPException(401, f"the token is {words}", {"WWW-Authenticate": "Bearer"})
     gate.was_right(token)
-    return person
+    return name
 
 
 Person = Annotated[str, Depends(person_of)]

@@ -13,9 +13,11 @@ from starlette.exceptions import HTTPException
 
 from responder.domain.base import Frozen
 from responder.domain.errors import ConflictError, IncidentResponseError, NotFoundError, TransientError
-from responder.receiver import people
+from responder.receiver import alerts, people
 from responder.receiver.access import Gate, Kept
 from responder.receiver.bounds import BoundedBody
+from responder.receiver.inbox import Inbox
+from responder.receiver.metrics import Counted, Figures
 from responder.store import Store
 
 STATUS = {NotFoundError: 404, ConflictError: 409, TransientError: 503, IncidentResponseError: 422}
@@ -59,8 +61,13 @@ def create_app(store: Store) -> FastAPI:
         responses={503: {"model": Problem, "description": "The store does not answer; look before trying again."}},
     )
     app.state.store, app.state.gate = store, Gate()
+    app.state.inbox, app.state.figures = Inbox(store), Figures(store)
     app.add_middleware(BoundedBody)
+    app.add_middleware(Counted, figures=app.state.figures)
     app.include_router(open_router)
+    app.include_router(
+        alerts.router, responses={status: _problem(status) for status in (400, 401, 404, 408, 413, 422)}
+    )
     app.include_router(people.router, responses={status: _problem(status) for status in _TOLD})
     app.add_exception_handler(IncidentResponseError, _ours)
     app.add_exception_handler(HTTPException, _refused)
@@ -90,6 +97,7 @@ def description(request: Request) -> dict[str, Any]:
 
 
 _TOLD = {
+    400: "The body is no JSON.",
     401: "No personal token, an unknown or a revoked one.",
     404: "There is nothing of that name.",
     408: "The body did not arrive.",

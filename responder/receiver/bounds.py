@@ -6,6 +6,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES = 64 * 1024
+MOST_ALERT_BYTES = 8 * 1024 * 1024
+"""Alertmanager sends a whole group at once."""
 LONGEST_S = 10.0
 """For a whole body to arrive."""
 
@@ -20,21 +22,23 @@ class BoundedBody:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body, more = b"", True
+        most = MOST_ALERT_BYTES if scope["path"].startswith("/alerts/") else MOST_BYTES
+        body, more = bytearray(), True
         try:
             async with asyncio.timeout(LONGEST_S):
-                while more and len(body) <= MOST_BYTES:
+                while more and len(body) <= most:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         return
-                    body, more = body + message.get("body", b""), message.get("more_body", False)
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
         except TimeoutError:
             await _refuse(408, f"the body did not arrive within {LONGEST_S:g} s")(scope, receive, send)
             return
-        if len(body) > MOST_BYTES:
-            await _refuse(413, f"the body has more than {MOST_BYTES} bytes")(scope, receive, send)
+        if len(body) > most:
+            await _refuse(413, f"the body has more than {most} bytes")(scope, receive, send)
             return
-        whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
         async def replay() -> Message:
             return whole.pop() if whole else await receive()

@@ -19,7 +19,7 @@ from responder.domain.base import storable
 from responder.domain.errors import NotFoundError, StaleEpochError
 from responder.store.tables import IncidentRow
 
-SCHEMA = "0002"  # the newest migration
+SCHEMA = "0004"  # the newest migration
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 7_402_113  # any number; PostgreSQL's advisory lock, so that two starts do not collide
 _OVERTAKEN_AT_MOST = 5
@@ -85,6 +85,13 @@ class Database:
             yield session
 
     @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        """A transaction that writes nothing, and so waits for no writer."""
+        reading = self.engine.execution_options(reading=True)
+        with Session(reading, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
     def _fenced(self, incident_id: str, epoch: int) -> Iterator[tuple[Session, IncidentRow]]:
         """A transaction that only the incident's current run may write in."""
         with self._session() as session:
@@ -112,7 +119,8 @@ def _engine(url: str) -> Engine:
     }
     if not url.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True, **dumps)
-    engine = create_engine(url, connect_args={"timeout": 30}, **dumps)
+    # As many as a storm of alerts uses at once: beyond the pool a connection is opened anew for every question.
+    engine = create_engine(url, connect_args={"timeout": 30}, pool_size=20, **dumps)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _: Any) -> None:
@@ -123,7 +131,8 @@ def _engine(url: str) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
         # A deferred transaction that reads before it writes can be refused in the middle; this one waits.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reading = connection.get_execution_options().get("reading")
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine
 

@@ -26,6 +26,8 @@ _MESSAGES = {
     "backup": "tell the backup contact",
     "handoff": "handoff of the command",
     "role": "a role is given",
+    "denied": "a channel cannot be told for now",
+    "failed": "a channel could not be told",
 }
 _CHANNELS = {
     "pagerduty": "PagerDuty",

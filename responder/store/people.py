@@ -11,8 +11,10 @@ from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
 from responder.domain.approval import Answer, Question, decided, require_open
+from responder.domain.attempt import AttemptState
 from responder.domain.base import now
 from responder.domain.errors import ConflictError, NotFoundError, PermanentError
+from responder.domain.guardrails import taken_over
 from responder.domain.incident import WAITING_TO_APPROVE, Outcome, Phase
 from responder.domain.redaction import redact
 from responder.store.database import Database, finds_what_overtook_it, locked
@@ -122,8 +124,10 @@ class People(Database):
 
     # --- personal tokens ---------------------------------------------------------------------------
 
-    def add_token(self, person: str) -> tuple[TokenRow, str]:
+    def add_token(self, person: str, *, sends_alerts: bool = False) -> tuple[TokenRow, str]:
         """Make a personal token: returns its row, and its text, which is shown once: only its hash is kept.
+
+        One that `sends_alerts` belongs to a monitoring system, and opens nothing else.
 
         Raises `PermanentError` for a name that nobody could read back.
         """
@@ -131,7 +135,7 @@ class People(Database):
         if not (2 <= len(person) <= 100 and person.isprintable()):
             raise PermanentError("a token belongs to a person: give a name of 2 to 100 printable characters")
         with self._session() as session:
-            return _add_token(session, person)
+            return _add_token(session, person, sends_alerts=sends_alerts)
 
     def rotate_token(self, token_id: int) -> tuple[TokenRow, str]:
         """Make a new token for whom an old one belongs to, which is worthless from now on.
@@ -145,7 +149,7 @@ class People(Database):
                     f"token {token_id} of {old.person} was revoked; `incident token add` makes one"
                 )
             old.revoked_at = now()
-            return _add_token(session, old.person)
+            return _add_token(session, old.person, sends_alerts=old.sends_alerts)
 
     def tokens(self) -> Sequence[TokenRow]:
         """All personal tokens, the revoked ones too, without their text."""
@@ -160,13 +164,24 @@ class People(Database):
             return row
 
     def person_of(self, token: str) -> str | None:
-        """Whose token this is; None for one that is unknown or revoked. Takes the same time for all of them."""
-        with self._session() as session:
-            rows = session.scalars(select(TokenRow).where(TokenRow.revoked_at.is_(None))).all()
-        given, found = _hashed(token), None
-        for row in rows:
-            if hmac.compare_digest(row.digest, given):
-                found = row.person
+        """Whose personal token this is; None for one that is unknown or revoked. Takes the same time for all."""
+        name, sends_alerts = self._owner(token)
+        return None if sends_alerts else name
+
+    def sender_of(self, token: str) -> str | None:
+        """Who may send alerts with this token: a monitoring system, or a person."""
+        return self._owner(token)[0]
+
+    def _owner(self, token: str) -> tuple[str | None, bool]:
+        # Columns and no entities: this is asked before every alert.
+        columns = select(TokenRow.digest, TokenRow.person, TokenRow.sends_alerts)
+        with self._reading() as session:
+            rows = session.execute(columns.where(TokenRow.revoked_at.is_(None))).all()
+        given = _hashed(token)
+        found: tuple[str | None, bool] = (None, False)
+        for digest, person, sends_alerts in rows:
+            if hmac.compare_digest(digest, given):
+                found = (person, sends_alerts)
         return found
 
     # --- taking over, giving back ------------------------------------------------------------------
@@ -206,7 +221,7 @@ class People(Database):
             row.rounds += 1
             session.add(DecisionRow(incident_id=incident_id, at=now(), who=who, what="gives it back", why=why))
             if row.outcome is not None:  # else its run sets aside what it has found, when it notices
-                _set_aside(session, row)
+                set_aside(session, row)
                 row.outcome, row.reason = None, ""
                 row.epoch += 1
                 session.execute(delete(LeaseRow).where(LeaseRow.incident_id == incident_id))
@@ -224,7 +239,7 @@ class People(Database):
     def set_aside(self, incident_id: str, epoch: int) -> None:
         """Let what was found be found again, and what was only refused be tried. Raises `StaleEpochError`."""
         with self._fenced(incident_id, epoch) as (session, row):
-            _set_aside(session, row)
+            set_aside(session, row)
 
     # --- stop everything ---------------------------------------------------------------------------
 
@@ -252,7 +267,7 @@ class People(Database):
             if stop := _stopped(session):
                 return f"everything is stopped: {stop}"
             row = session.get_one(IncidentRow, incident_id)
-            return f"{row.taken_by} has taken the incident over" if row.taken_by else None
+            return taken_over(row.taken_by) if row.taken_by else None
 
 
 def _stopped(session: Session) -> str | None:
@@ -267,9 +282,9 @@ def _token(session: Session, token_id: int) -> TokenRow:
     return row
 
 
-def _add_token(session: Session, person: str) -> tuple[TokenRow, str]:
+def _add_token(session: Session, person: str, *, sends_alerts: bool) -> tuple[TokenRow, str]:
     text = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    row = TokenRow(person=person, digest=_hashed(text), created_at=now())
+    row = TokenRow(person=person, digest=_hashed(text), created_at=now(), sends_alerts=sends_alerts)
     session.add(row)
     session.flush()
     return row, text
@@ -285,17 +300,18 @@ def _asked(session: Session, row: QuestionRow) -> Asked:
     return Asked(Question.model_validate(row.question), said, row.asked_at)
 
 
-def _set_aside(session: Session, incident: IncidentRow) -> None:
+def set_aside(session: Session, incident: IncidentRow, *, triage: bool = False) -> None:
     """Let what was found before be found again, and what was only refused be tried: the old rows get new names."""
     mark = f"round {incident.rounds}"
+    again = {Phase.DIAGNOSE, Phase.RESOLVE, Phase.POST_INCIDENT} | ({Phase.TRIAGE} if triage else set())
     for phase in session.scalars(select(PhaseRow).where(PhaseRow.incident_id == incident.id)):
         kind = phase.name.partition(":")[0]
         refused = kind == Phase.MITIGATE and not _acted(phase)
-        if kind in (Phase.DIAGNOSE, Phase.RESOLVE, Phase.POST_INCIDENT) or refused:
+        if kind in again or refused:
             phase.name = f"{mark}: {phase.name}"
     session.execute(
         update(AttemptRow)
-        .where(AttemptRow.incident_id == incident.id, AttemptRow.state == "barred")
+        .where(AttemptRow.incident_id == incident.id, AttemptRow.state == AttemptState.BARRED.value)
         .values(step_id=AttemptRow.step_id + f" ({mark})")
     )
 

@@ -5,18 +5,18 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
-from sqlalchemy.orm import Session
 
 from responder.domain.attempt import AttemptState, require_follows
 from responder.domain.base import now
 from responder.domain.errors import BusyError, NotFoundError, PermanentError, StaleEpochError
 from responder.domain.evidence import Dossier, Evidence
 from responder.domain.guardrails import PastAttempt
-from responder.domain.incident import Alert, Ending, Kind, Mode, Severity
+from responder.domain.incident import NO_RUN, Alert, Ending, Kind, Mode, Severity
+from responder.domain.messages import next_to_send
 from responder.domain.profile import Profile
 from responder.domain.redaction import clipped
+from responder.store.alerts import OPENING, START_LEASES, Alerts, add_alerts, wait_for_a_run
 from responder.store.database import finds_what_overtook_it, locked, new_id
-from responder.store.people import People
 from responder.store.tables import (
     AlertRow,
     AttemptRow,
@@ -35,7 +35,7 @@ KEEPER_ALIVE = timedelta(seconds=15)
 REASON_CHARACTERS = 4_000
 
 
-class Store(People):
+class Store(Alerts):
     """The responder's own database. Methods open a transaction of their own and return detached rows."""
 
     # --- incidents ---------------------------------------------------------------------------------
@@ -52,8 +52,11 @@ class Store(People):
         alerts: Sequence[Alert],
         severity: Severity | None,
         declared: bool,
+        dispatched: str | None = None,
     ) -> IncidentRow:
         """The incident of this run: found again after a crash, else opened.
+
+        `dispatched` is the id of the incident that alerts opened and for which this run was made.
 
         A live incident holds its service and kind. Where another one holds them already, that one is
         returned: its `run_id` differs, and those alerts that it did not have yet have been added to it.
@@ -63,13 +66,17 @@ class Store(People):
             known = session.scalar(select(IncidentRow).where(IncidentRow.run_id == run_id))
             if known:
                 return known
+            made_for = session.get(IncidentRow, dispatched, with_for_update=True) if dispatched else None
+            if made_for and made_for.run_id == NO_RUN + made_for.id:
+                made_for.run_id = run_id
+                return made_for
             if open_key:
                 # Locked, so that nobody closes the holder while alerts are given into its care.
                 holder = session.scalar(
                     select(IncidentRow).where(IncidentRow.open_key == open_key).with_for_update()
                 )
                 if holder:
-                    _add_alerts(session, holder.id, alerts)
+                    add_alerts(session, holder.id, alerts)
                     return holder
             row = IncidentRow(
                 id=new_id(),
@@ -89,14 +96,16 @@ class Store(People):
             )
             session.add(row)
             session.flush()
-            _add_alerts(session, row.id, alerts)
+            add_alerts(session, row.id, alerts)
+            until = now() + timedelta(seconds=profile.clock.run_lease_s * START_LEASES)
+            wait_for_a_run(session, row, OPENING, until)
             return row
 
     def incident(self, incident_id: str) -> IncidentRow:
         """The incident of that id, or of a unique beginning of it. Raises `NotFoundError`."""
         if not incident_id:
             raise NotFoundError("an incident's id is needed; `incident list` shows them")
-        with self._session() as session:
+        with self._reading() as session:
             rows = session.scalars(
                 select(IncidentRow).where(IncidentRow.id.startswith(incident_id, autoescape=True)).limit(2)
             ).all()
@@ -108,7 +117,7 @@ class Store(People):
 
     def incident_of_run(self, run_id: str) -> IncidentRow | None:
         """The incident that a flow run works on."""
-        with self._session() as session:
+        with self._reading() as session:
             return session.scalar(select(IncidentRow).where(IncidentRow.run_id == run_id))
 
     def incidents(self, *, open_only: bool = False, limit: int = 50) -> Sequence[IncidentRow]:
@@ -116,12 +125,12 @@ class Store(People):
         query = select(IncidentRow).order_by(IncidentRow.opened_at.desc()).limit(limit)
         if open_only:
             query = query.where(IncidentRow.status == "open")
-        with self._session() as session:
+        with self._reading() as session:
             return session.scalars(query).all()
 
     def open_security_incident(self, service: str) -> str | None:
         """Id of an open security incident of `service`."""
-        with self._session() as session:
+        with self._reading() as session:
             return session.scalar(
                 select(IncidentRow.id).where(
                     IncidentRow.service == service,
@@ -168,7 +177,7 @@ class Store(People):
 
     def alerts(self, incident_id: str) -> list[Alert]:
         """The incident's alerts in the order of arrival."""
-        with self._session() as session:
+        with self._reading() as session:
             rows = session.scalars(
                 select(AlertRow).where(AlertRow.incident_id == incident_id).order_by(AlertRow.id)
             )
@@ -196,7 +205,7 @@ class Store(People):
 
     def phases(self, incident_id: str) -> Sequence[PhaseRow]:
         """The phases begun so far, in order."""
-        with self._session() as session:
+        with self._reading() as session:
             return session.scalars(
                 select(PhaseRow).where(PhaseRow.incident_id == incident_id).order_by(PhaseRow.id)
             ).all()
@@ -222,7 +231,7 @@ class Store(People):
         query = select(EvidenceRow.evidence).where(EvidenceRow.incident_id == incident_id)
         if phases is not None:
             query = query.where(EvidenceRow.phase.in_([str(phase) for phase in phases]))
-        with self._session() as session:
+        with self._reading() as session:
             rows = session.scalars(query.order_by(EvidenceRow.number))
             return Dossier(evidence=tuple(Evidence.model_validate(row) for row in rows))
 
@@ -237,17 +246,9 @@ class Store(People):
 
     def record(self, incident_id: str, name: str) -> dict[str, Any] | None:
         """A document kept earlier."""
-        with self._session() as session:
+        with self._reading() as session:
             row = session.scalar(_record(incident_id, name))
             return row.content if row else None
-
-    def records(self, incident_id: str, prefix: str) -> dict[str, dict[str, Any]]:
-        """The documents whose name begins with `prefix`, by the rest of their name."""
-        query = select(RecordRow).where(
-            RecordRow.incident_id == incident_id, RecordRow.name.startswith(prefix, autoescape=True)
-        )
-        with self._session() as session:
-            return {row.name.removeprefix(prefix): row.content for row in session.scalars(query)}
 
     # --- attempts and decisions --------------------------------------------------------------------
 
@@ -329,7 +330,7 @@ class Store(People):
 
     def attempts(self, incident_id: str) -> Sequence[AttemptRow]:
         """The incident's attempts in order."""
-        with self._session() as session:
+        with self._reading() as session:
             return session.scalars(
                 select(AttemptRow).where(AttemptRow.incident_id == incident_id).order_by(AttemptRow.intent_at)
             ).all()
@@ -340,7 +341,7 @@ class Store(People):
         `besides` is left out: an attempt that is taken up again does not count against itself.
         """
         harmless = [state.value for state in AttemptState if state.harmless]
-        with self._session() as session:
+        with self._reading() as session:
             rows = session.scalars(
                 select(AttemptRow).where(
                     AttemptRow.service == service,
@@ -368,7 +369,7 @@ class Store(People):
 
     def decisions(self, incident_id: str) -> Sequence[DecisionRow]:
         """The decisions in order."""
-        with self._session() as session:
+        with self._reading() as session:
             return session.scalars(
                 select(DecisionRow).where(DecisionRow.incident_id == incident_id).order_by(DecisionRow.id)
             ).all()
@@ -385,7 +386,7 @@ class Store(People):
             )
             .group_by(IncidentRow.id)
         )
-        with self._session() as session:
+        with self._reading() as session:
             return [(incident, latest) for incident, latest in session.execute(query)]
 
     # --- the outbox --------------------------------------------------------------------------------
@@ -456,32 +457,55 @@ class Store(People):
             return chosen
 
     def due_messages(self, at: datetime) -> Sequence[MessageRow]:
-        """The first waiting message of each incident and channel, where its time has come."""
-        first = (
-            select(func.min(MessageRow.number))
-            .where(MessageRow.state == "waiting")
-            .group_by(MessageRow.incident_id, MessageRow.channel)
-        )
+        """What may be sent now of each incident and channel, as `next_to_send` says, where its time has come."""
+        lanes: dict[tuple[str, str], list[MessageRow]] = {}
+        with self._reading() as session:
+            waiting = select(MessageRow).where(MessageRow.state == "waiting").order_by(MessageRow.number)
+            for row in session.scalars(waiting):
+                lanes.setdefault((row.incident_id, row.channel), []).append(row)
+        heads = [lane[place] for lane in lanes.values() for place in next_to_send([row.kind for row in lane])]
+        return sorted((row for row in heads if row.next_at <= at), key=lambda row: row.number)
+
+    def claim_messages(self, seen: Sequence[MessageRow], *, lease_s: float) -> Sequence[MessageRow]:
+        """Count one more try of messages before it is begun; nobody else sends them for `lease_s` seconds.
+
+        `seen` are rows as they were read: where one has been claimed or settled since, nothing is returned.
+        """
         with self._session() as session:
-            return session.scalars(
-                select(MessageRow)
-                .where(MessageRow.number.in_(first), MessageRow.next_at <= at)
-                .order_by(MessageRow.number)
-            ).all()
+            numbers = [message.number for message in seen]
+            ours = select(MessageRow).where(MessageRow.number.in_(numbers)).order_by(MessageRow.number)
+            rows = session.scalars(ours.with_for_update()).all()
+            if [("waiting", m.tries) for m in seen] != [(row.state, row.tries) for row in rows]:
+                return []
+            for row in rows:
+                row.tries, row.tried_at = row.tries + 1, row.tried_at or now()
+                row.next_at = now() + timedelta(seconds=lease_s)
+            return rows
+
+    def hold_claims(self, claimed: Sequence[MessageRow], *, lease_s: float) -> None:
+        """Renew a claim while it takes longer to send; one that has lapsed and was taken by another is left."""
+        with self._session() as session:
+            for message in claimed:
+                session.execute(
+                    update(MessageRow).where(_claimed(message)).values(next_at=now() + timedelta(seconds=lease_s))
+                )
 
     def settle_message(
-        self, number: int, *, state: str, error: str = "", retry_at: datetime | None = None
+        self, claimed: MessageRow, *, state: str, error: str = "", retry_at: datetime | None = None
     ) -> None:
-        """Record one try of sending: `sent`, `failed` (given up) or `waiting` (again at `retry_at`)."""
+        """Record what became of a try: `sent`, `skipped`, `failed` (given up) or `waiting` (again at `retry_at`).
+
+        A claim that has lapsed settles nothing: whoever has it now looks what arrived.
+        """
+        values = {"state": state, "error": error, "sent_at": now() if state == "sent" else None}
+        if retry_at:
+            values["next_at"] = retry_at
         with self._session() as session:
-            row = session.get_one(MessageRow, number)
-            row.state, row.error, row.tries = state, error, row.tries + 1
-            row.sent_at = now() if state == "sent" else None
-            row.next_at = retry_at or row.next_at
+            session.execute(update(MessageRow).where(_claimed(claimed)).values(**values))
 
     def messages(self, incident_id: str) -> Sequence[MessageRow]:
         """The incident's messages in order."""
-        with self._session() as session:
+        with self._reading() as session:
             return session.scalars(
                 select(MessageRow).where(MessageRow.incident_id == incident_id).order_by(MessageRow.number)
             ).all()
@@ -543,11 +567,16 @@ class Store(People):
 
     def leases(self) -> Sequence[tuple[LeaseRow, IncidentRow]]:
         """Every lease with its incident."""
-        with self._session() as session:
+        with self._reading() as session:
             rows = session.execute(
                 select(LeaseRow, IncidentRow).join(IncidentRow, IncidentRow.id == LeaseRow.incident_id)
             )
             return [(lease, incident) for lease, incident in rows]
+
+    def has_lease(self, incident_id: str) -> bool:
+        """Whether a run works on the incident, or will."""
+        with self._reading() as session:
+            return session.get(LeaseRow, incident_id) is not None
 
     def renew_page(self, incident_id: str, until: datetime) -> None:
         """Note until when PagerDuty is quiet."""
@@ -573,7 +602,7 @@ class Store(People):
 
     def known_unknowns(self, service: str) -> frozenset[tuple[str, str]]:
         """(host, check) that could not be read the last time either, before the fault."""
-        with self._session() as session:
+        with self._reading() as session:
             rows = session.execute(
                 select(ReadingRow.host, ReadingRow.name).where(
                     ReadingRow.service == service, ReadingRow.verdict == "unknown"
@@ -593,13 +622,13 @@ class Store(People):
 
     def clock_jump(self) -> tuple[datetime, int] | None:
         """When the clock was last seen to be set, and by how many seconds."""
-        with self._session() as session:
+        with self._reading() as session:
             row = session.get(KeeperRow, 1)
             return (row.clock_jumped_at, row.clock_jump_s) if row and row.clock_jumped_at else None
 
     def keeper_alive(self) -> bool:
         """Whether a keeper has been seen within the last seconds."""
-        with self._session() as session:
+        with self._reading() as session:
             row = session.get(KeeperRow, 1)
             return bool(row and now() - row.seen_at < KEEPER_ALIVE)
 
@@ -609,13 +638,9 @@ def _close(row: IncidentRow) -> None:
     row.closed_at = now()
 
 
-def _add_alerts(session: Session, incident_id: str, alerts: Sequence[Alert]) -> None:
-    known = list(session.scalars(select(AlertRow.alert).where(AlertRow.incident_id == incident_id)))
-    for alert in (alert.model_dump(mode="json") for alert in alerts):
-        # A monitoring system repeats itself, and so does a run that is taken up again.
-        if alert not in known:
-            session.add(AlertRow(incident_id=incident_id, received_at=now(), alert=alert))
-            known.append(alert)
+def _claimed(message: MessageRow) -> Any:
+    unchanged = (MessageRow.state == "waiting") & (MessageRow.tries == message.tries)
+    return (MessageRow.number == message.number) & unchanged
 
 
 def _phase(incident_id: str, name: str) -> Any:

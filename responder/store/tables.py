@@ -1,5 +1,6 @@
 """The tables. What must be decided once stands here; Prefect shows, the store decides."""
 
+import hashlib
 from datetime import datetime
 from typing import Any
 
@@ -7,6 +8,7 @@ from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, String, TypeD
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from responder.domain.base import in_utc, storable
+from responder.domain.incident import Ending, Outcome
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -77,8 +79,16 @@ class IncidentRow(Table):
     acknowledged_by: Mapped[str | None]
     taken_by: Mapped[str | None]
     rounds: Mapped[int] = mapped_column(default=0)
+    anew: Mapped[str | None]
     channel_id: Mapped[str | None]
     channel_name: Mapped[str | None]
+
+    @property
+    def ending(self) -> Ending:
+        """How it ended; without an outcome of its run, a person closed it."""
+        return Ending(
+            outcome=Outcome(self.outcome or Outcome.RESOLVED), reason=self.reason or "closed by a person"
+        )
 
 
 class AlertRow(Table):
@@ -90,6 +100,28 @@ class AlertRow(Table):
     incident_id: Mapped[str] = mapped_column(ForeignKey("incidents.id"), index=True)
     received_at: Mapped[datetime]
     alert: Mapped[dict[str, Any]]
+
+
+class ReceiptRow(Table):
+    """An alert that came in, where it went and why. `due_at`: when that is decided (again); None: it is."""
+
+    __tablename__ = "receipts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(unique=True)
+    source: Mapped[str]
+    received_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    times: Mapped[int] = mapped_column(default=1)
+    name: Mapped[str]
+    alert: Mapped[dict[str, Any]]
+    fingerprint: Mapped[str] = mapped_column(index=True)
+    firing: Mapped[bool]
+    truncated: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[datetime | None] = mapped_column(index=True)
+    went: Mapped[str] = mapped_column(default="received")
+    why: Mapped[str] = mapped_column(default="")
+    incident_id: Mapped[str | None] = mapped_column(ForeignKey("incidents.id"), index=True)
 
 
 class PhaseRow(Table):
@@ -196,19 +228,23 @@ class AnswerRow(Table):
 
 
 class TokenRow(Table):
-    """A personal token: only its hash is kept."""
+    """A token of a person, or of a system that sends alerts: only its hash is kept."""
 
     __tablename__ = "tokens"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     person: Mapped[str]
     digest: Mapped[str] = mapped_column(unique=True)
+    sends_alerts: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
 
 
 class MessageRow(Table):
-    """The outbox. Sent in order for each incident and channel by the keeper."""
+    """The outbox. Sent in order for each incident and channel by the keeper.
+
+    A try is counted before it is begun: where `tries` is more than was settled, it may have been sent.
+    """
 
     __tablename__ = "messages"
     __table_args__ = (Index("ix_messages_waiting", "state", "next_at"),)
@@ -221,10 +257,18 @@ class MessageRow(Table):
     body: Mapped[dict[str, Any]]
     state: Mapped[str]
     tries: Mapped[int] = mapped_column(default=0)
+    tried_at: Mapped[datetime | None]
+    """When the first try was begun."""
     created_at: Mapped[datetime]
     next_at: Mapped[datetime]
+    """When it may be tried (again); while it is being sent, when another keeper may."""
     sent_at: Mapped[datetime | None]
     error: Mapped[str] = mapped_column(default="")
+
+    @property
+    def tag(self) -> str:
+        """Eight hexadecimal digits that it carries where it is sent to, so that it can be found there."""
+        return hashlib.sha256(self.id.encode()).hexdigest()[:8]
 
 
 class LeaseRow(Table):
