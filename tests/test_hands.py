@@ -37,6 +37,12 @@ def asks(approvers: Approvers = Approvers.ANYONE) -> Callable[[Profile], Profile
     return changed
 
 
+def asks_for_a_short_time(profile: Profile) -> Profile:
+    """The same, and an answer is waited for 30 s only."""
+    asking = asks()(profile)
+    return asking.model_copy(update={"clocks": asking.clocks.model_copy(update={"approval_s": 300})})
+
+
 def question(story: Story, number: int = 1) -> Asked:
     """The question of that number, once the run waits for its answer in a form."""
 
@@ -150,7 +156,7 @@ def ends(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -
     told = {
         given_back_after_its_end: patient,
         killed_while_people_think: asks(),
-        nobody_answers: asks(),
+        nobody_answers: asks_for_a_short_time,
         taken_over_between_intent_and_action: patient,
         taken_over_and_given_back: patient,
         approved_as_it_was_before: asks(),
