@@ -13,12 +13,15 @@ import os
 import runpy
 import sys
 import tempfile
+from collections.abc import Iterable
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import anyio
 import anyio.abc
+from prefect._internal.observers import FlowRunCancellingObserver
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import root_settings_context
 from prefect.events.clients import get_events_subscriber
@@ -32,6 +35,7 @@ from prefect.runner._flow_run_executor import FlowRunExecutionResult, FlowRunExe
 from prefect.runner._process_manager import ProcessHandle
 from prefect.runner._starter_engine import EngineCommandStarter
 from prefect.settings import get_current_settings
+from prefect.utilities.services import critical_service_loop
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 TYPE = "incident"
@@ -88,6 +92,11 @@ class WarmWorker(ProcessWorker):
                 self._logger.warning("scheduled runs are only polled for at present: %s", error)
             await asyncio.sleep(ASKED_AGAIN_S)
 
+    async def _setup_cancellation_observer(self) -> None:
+        await super()._setup_cancellation_observer()
+        if self._cancelling_observer:
+            keep_looking(self._cancelling_observer)
+
     async def run(
         self,
         flow_run: FlowRun,
@@ -105,6 +114,7 @@ class WarmWorker(ProcessWorker):
 
         with tempfile.TemporaryDirectory(suffix="prefect") as folder:
             async with FlowRunExecutorContext() as context:
+                keep_looking(context._observer)
                 starter = ForkStarter(configuration, context.control_channel, Path(folder))
                 executor = context.create_executor(
                     flow_run, starter, resolve_flow=load_flow_from_flow_run, propose_submitting=False
@@ -116,6 +126,31 @@ class WarmWorker(ProcessWorker):
         if ended is None or ended.status_code is None:
             raise RuntimeError("the run's process has not begun")
         return ProcessWorkerResult(status_code=ended.status_code, identifier=str(handle.pid))
+
+
+def keep_looking(observer: FlowRunCancellingObserver) -> None:
+    """Have the observer look for runs to cancel for as long as it lives.
+
+    Prefect's gives up when it has failed a few times, as in an outage of a minute: a run that outlasted it obeyed
+    no cancelling any more.
+    """
+
+    def look(_: Iterable[UUID] = ()) -> None:
+        if observer._is_shutting_down:
+            return
+        looking = critical_service_loop(
+            observer._check_for_cancelled_flow_runs, observer.polling_interval, jitter_range=0.3
+        )
+        observer._polling_task = asyncio.create_task(looking)
+        observer._polling_task.add_done_callback(observer._handle_polling_task_done)
+
+    def ended(listening: asyncio.Task[None]) -> None:
+        if not listening.cancelled() and not listening.exception():  # a server that went away politely
+            look()
+
+    observer.on_failure = look
+    if observer._consumer_task:
+        observer._consumer_task.add_done_callback(ended)
 
 
 class ForkStarter:

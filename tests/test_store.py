@@ -864,3 +864,38 @@ def test_a_writer_waits_for_another_and_does_not_fail(store: Store) -> None:
 def test_the_newest_migration_is_the_one_that_counts_as_up_to_date() -> None:
     scripts = ScriptDirectory(str(Path(database_module.__file__).parent / "migrations"))
     assert scripts.get_current_head() == database_module.SCHEMA
+
+
+def test_nobody_who_writes_without_a_pause_keeps_others_from_writing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/incidents.db"
+    store = Store(url)
+    store.migrate()
+    incident_id, epoch = begun(store)
+    restless = in_a_process(
+        url,
+        f"""
+import itertools, time
+for number in itertools.count(1):
+    with store._fenced({incident_id!r}, {epoch}) as (_, row):
+        row.summary = str(number)
+        time.sleep(0.003)
+""",
+    )
+
+    def turns() -> int:
+        return int(store.incident(incident_id).summary)
+
+    waited = []
+    try:
+        while not store.incident(incident_id).summary.isdecimal():
+            assert restless.poll() is None, restless.communicate()
+            time.sleep(0.01)
+        for number in range(60):
+            before = turns()
+            open_incident(store, f"run-{number}x")
+            waited.append(turns() - before)
+    finally:
+        restless.kill()
+        restless.communicate()
+        store.close()
+    assert max(waited) < 100, sorted(waited)

@@ -1,25 +1,31 @@
 """The warm worker, on the session's server: what people see of its runs is what they see of Prefect's own."""
 
+import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import pytest
 from prefect import Flow
+from prefect._internal.observers import FlowRunCancellingObserver
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 from processes import processes_of
 from worker_flows import speaks, waits
 
-from responder.installation import POOL, Installation
-from responder.worker import ENGINE, TYPE
+from responder.installation import POOL, Installation, free_port
+from responder.worker import ENGINE, TYPE, keep_looking
 from tests.lab_runs import wait_for
 
 NO_FORK_SERVER = "import multiprocessing.forkserver, sys\nmultiprocessing.forkserver.main = sys.exit\n"
@@ -81,6 +87,61 @@ def test_a_run_that_is_cancelled_ends_and_is_cancelled(prefect, tmp_path):
     prefect.set_flow_run_state(run_id, Cancelling())
     wait_for(lambda: state(prefect, run_id) == "Cancelled", named="the cancelled run")
     wait_for(lambda: not Path(f"/proc/{process}").exists(), named="the end of its process")
+
+
+def test_a_run_that_outlasts_its_server_can_still_be_cancelled(prefect, installation, monkeypatch):
+    run_id, cancelled, failed = prefect.create_flow_run(waits).id, list[UUID](), list[str]()
+    relay = Relay(urlsplit(installation.api_url).port)
+    observer = FlowRunCancellingObserver(cancelled.append, polling_interval=0.05)
+    monkeypatch.setattr(observer.logger, "error", lambda text, *_, **__: failed.append(text))
+    observer.add_in_flight_flow_run_id(run_id)
+
+    async def outlast() -> None:
+        async with observer:  # no server yet, or no more
+            keep_looking(observer)
+            await asyncio.to_thread(wait_for, lambda: len(failed) > 3, named="looks that fail for long")
+            with relay:
+                prefect.set_flow_run_state(run_id, Cancelling())
+                await asyncio.to_thread(wait_for, lambda: cancelled, named="the cancelled run")
+
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{relay.port}/api"}):
+        asyncio.run(outlast())
+    assert set(cancelled) == {run_id}
+
+
+class Relay:
+    """A way to a port of this machine that is open for a while."""
+
+    def __init__(self, leads_to: int) -> None:
+        self._leads_to = leads_to
+        self._links: list[socket.socket] = []
+        self.port = free_port()
+
+    def __enter__(self) -> "Relay":
+        self._door = socket.create_server(("127.0.0.1", self.port))
+        Thread(target=self._serve, args=(self._door,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in [self._door, *self._links]:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _serve(self, door: socket.socket) -> None:
+        with suppress(OSError):  # shut
+            while True:
+                link, _ = door.accept()
+                there = socket.create_connection(("127.0.0.1", self._leads_to))
+                self._links += [link, there]
+                for source, sink in ((link, there), (there, link)):
+                    Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):  # cut
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

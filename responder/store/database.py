@@ -4,6 +4,8 @@ Every write of an incident's run checks its epoch: a run that has been replaced 
 """
 
 import json
+import random
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +13,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from sqlalchemy import Engine, create_engine, event, inspect, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from responder.domain.base import storable
@@ -23,6 +25,9 @@ SCHEMA = "0004"  # the newest migration
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 7_402_113  # any number; PostgreSQL's advisory lock, so that two starts do not collide
 _OVERTAKEN_AT_MOST = 5
+SQLITE_BUSY_S = 30.0
+"""How long SQLite is waited for while somebody else writes; then `sqlalchemy.exc.OperationalError`."""
+_LOOK_AGAIN_S = (0.0005, 0.003)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -120,21 +125,46 @@ def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True, **dumps)
     # As many as a storm of alerts uses at once: beyond the pool a connection is opened anew for every question.
-    engine = create_engine(url, connect_args={"timeout": 30}, pool_size=20, **dumps)
+    engine = create_engine(url, pool_size=20, **dumps)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # transactions are begun below, not by the driver
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        busy = f"busy_timeout={SQLITE_BUSY_S * 1000:.0f}"
+        for pragma in (busy, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
-    def _begin(connection: Any) -> None:
+    def _begin(connection: Connection) -> None:
         # A deferred transaction that reads before it writes can be refused in the middle; this one waits.
-        reading = connection.get_execution_options().get("reading")
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+        if connection.get_execution_options().get("reading"):
+            connection.exec_driver_sql("BEGIN")
+        else:
+            _begin_writing(connection)
 
     return engine
+
+
+def _begin_writing(connection: Connection) -> None:
+    """Wait for SQLite's one writer to end.
+
+    SQLite's own waiting sleeps up to a tenth of a second between two looks, and never meets the gaps that somebody
+    who writes without a pause leaves: an alert that was to be kept waited for seconds.
+    """
+    until = time.monotonic() + SQLITE_BUSY_S
+    connection.exec_driver_sql("PRAGMA busy_timeout=0").close()
+    try:
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                return
+            except OperationalError as error:
+                busy = getattr(error.orig, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+                if not busy or time.monotonic() > until:
+                    raise
+            time.sleep(random.uniform(*_LOOK_AGAIN_S))  # noqa: S311 - so that those who wait do not march in step
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={SQLITE_BUSY_S * 1000:.0f}").close()
 
 
 def locked(session: Session, incident_id: str) -> IncidentRow:
