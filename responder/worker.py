@@ -13,7 +13,6 @@ import os
 import runpy
 import sys
 import tempfile
-from collections.abc import Iterable
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -135,20 +134,26 @@ def keep_looking(observer: FlowRunCancellingObserver) -> None:
     no cancelling any more.
     """
 
-    def look(_: Iterable[UUID] = ()) -> None:
+    async def looking() -> None:
+        await asyncio.sleep(observer.polling_interval)  # a server that refuses would be asked without a pause
+        look_again = observer._check_for_cancelled_flow_runs
+        await critical_service_loop(look_again, observer.polling_interval, jitter_range=0.3)
+
+    def look() -> None:
         if observer._is_shutting_down:
             return
-        looking = critical_service_loop(
-            observer._check_for_cancelled_flow_runs, observer.polling_interval, jitter_range=0.3
-        )
-        observer._polling_task = asyncio.create_task(looking)
+        observer._polling_task = asyncio.create_task(looking())
         observer._polling_task.add_done_callback(observer._handle_polling_task_done)
 
     def ended(listening: asyncio.Task[None]) -> None:
         if not listening.cancelled() and not listening.exception():  # a server that went away politely
             look()
 
-    observer.on_failure = look
+    def failed(flow_run_ids: set[UUID]) -> None:
+        log.warning("whether a run is to be cancelled is asked again: %d are at work", len(flow_run_ids))
+        look()
+
+    observer.on_failure = failed
     if observer._consumer_task:
         observer._consumer_task.add_done_callback(ended)
 
