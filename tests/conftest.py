@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from responder.installation import Installation, adopt
 from responder.store import Store, open_store
@@ -19,6 +20,8 @@ os.environ.pop(STORE_URL, None)  # ours alone: neither the user's nor another te
 _HOME = Path(tempfile.mkdtemp(prefix="incident-tests-"))
 _INSTALLATION = Installation(_HOME)
 adopt(_INSTALLATION.environment)
+settings.register_profile("here", deadline=None)  # a test tells nothing about how fast a machine is
+settings.load_profile("here")
 
 
 @pytest.fixture(scope="session")

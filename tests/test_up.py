@@ -54,6 +54,12 @@ def incident(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def as_in_the_background() -> None:
+    """What a shell that is not interactive does for what it puts there; a terminal that closes is heard."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Stays:
     """A command that stays, and the JSON documents that it prints, a line or a whole one."""
 
@@ -67,8 +73,7 @@ class Stays:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # As a shell that is not interactive starts what it puts into the background.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+            preexec_fn=as_in_the_background,
         )
         self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._listen)]
         self.errors = ""
