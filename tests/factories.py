@@ -62,6 +62,20 @@ def open_incident(store: Store, of: Profile, **changes: Any) -> IncidentRow:
     return store.open_incident(profile=of, **facts | changes)
 
 
+def intend(store: Store, incident_id: str, epoch: int, step_id: str = "restart-gw-1", target: str = "gw-1") -> Any:
+    """An attempt to restart the target, intended and not begun."""
+    return store.intend(
+        incident_id,
+        epoch,
+        step_id=step_id,
+        strategy="restart",
+        target=target,
+        machine=f"{target}:22",
+        command=["systemctl", "restart", "shop"],
+        snapshot={"pid": 7},
+    )
+
+
 def profile_text(**changes: Any) -> str:
     """The same as a YAML file."""
     return yaml.safe_dump(profile_data(**changes), sort_keys=False)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -18,7 +17,7 @@ from responder.domain.incident import AttemptOutcome, IncidentRef, Kind, Mode
 from responder.domain.plan import PlanStep
 from responder.domain.profile import Profile
 from responder.store import Store
-from tests.factories import dossier, profile, seen
+from tests.factories import dossier, open_incident, profile, seen
 
 RESTART = {
     "command": ["sudo", "systemctl", "restart", "shop-gateway"],
@@ -44,16 +43,7 @@ def case_of(store: Store, service: Profile | None = None, kind: Kind = Kind.AVAI
     from tasks.case import Case
 
     service = service or shop()
-    row = store.open_incident(
-        run_id=str(uuid4()),
-        profile=service,
-        summary="gateway down",
-        kind=kind,
-        mode=Mode.LIVE,
-        alerts=[],
-        severity=None,
-        declared=True,
-    )
+    row = open_incident(store, service, kind=kind)
     case = Case(ref=IncidentRef(incident_id=row.id, epoch=row.epoch, mode=Mode.LIVE), store=store)
     case.__dict__["profile"] = service  # which is saved nowhere
     return case

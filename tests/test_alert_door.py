@@ -23,7 +23,7 @@ from responder.store import Store
 from tests.test_receiver import WRONG, Door, served
 
 SAMPLES = Path(__file__).parent / "samples" / "alertmanager"
-SLOW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SLOW = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

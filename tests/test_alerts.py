@@ -20,7 +20,7 @@ from responder.store import Store
 from responder.store import alerts as module
 from responder.store.alerts import Decided, Reading, Went
 from responder.store.tables import IncidentRow, ReceiptRow
-from tests.factories import profile
+from tests.factories import intend, open_incident, profile
 from tests.test_store import OwnPostgresql
 
 PAGERDUTY = {
@@ -146,16 +146,7 @@ def test_alerts_of_a_service_that_does_not_act_join_one_incident_too(store: Stor
 
 
 def test_a_dry_run_of_a_person_takes_in_no_real_alert(store: Store) -> None:
-    store.open_incident(
-        run_id="by hand",
-        profile=shop(),
-        summary="a try",
-        kind=Kind.AVAILABILITY,
-        mode=Mode.DRY_RUN,
-        alerts=[],
-        severity=None,
-        declared=True,
-    )
+    open_incident(store, shop(), mode=Mode.DRY_RUN)
     decided = take_in(store, signal())
     assert decided
     assert decided.went is Went.OPENED
@@ -163,19 +154,10 @@ def test_a_dry_run_of_a_person_takes_in_no_real_alert(store: Store) -> None:
 
 def test_a_run_started_by_hand_is_told_of_the_incident_that_alerts_opened(store: Store) -> None:
     row = opened(store)
-    values: dict[str, Any] = {
-        "profile": shop(),
-        "summary": "the shop is down",
-        "kind": Kind.AVAILABILITY,
-        "mode": Mode.LIVE,
-        "alerts": [],
-        "severity": None,
-        "declared": True,
-    }
-    assert store.open_incident(run_id="by hand", **values).id == row.id
+    assert open_incident(store, shop(), run_id="by hand").id == row.id
     assert store.incident(row.id).run_id == NO_RUN + row.id
-    assert store.open_incident(run_id="its own", dispatched=row.id, **values).run_id == "its own"
-    assert store.open_incident(run_id="a forged one", dispatched=row.id, **values).run_id == "its own"
+    assert open_incident(store, shop(), run_id="its own", dispatched=row.id).run_id == "its own"
+    assert open_incident(store, shop(), run_id="a forged one", dispatched=row.id).run_id == "its own"
 
 
 def test_two_receivers_and_two_keepers_open_one_incident(store: Store) -> None:
@@ -214,16 +196,7 @@ def test_an_end_that_comes_before_its_beginning_opens_nothing(store: Store) -> N
 
 def test_a_re_fire_soon_after_the_end_reopens_the_incident_with_what_it_has_tried(store: Store) -> None:
     row, epoch = running(store)
-    attempt = store.intend(
-        row.id,
-        epoch,
-        step_id="restart-gw-1",
-        strategy="restart",
-        target="gw-1",
-        machine="gw-1:22",
-        command=["restart"],
-        snapshot={},
-    )
+    attempt = intend(store, row.id, epoch)
     store.begin_phase(row.id, epoch, "detect_and_triage")
     store.end_phase(row.id, epoch, "detect_and_triage", {})
     store.end_run(row.id, epoch, Ending(outcome=Outcome.RESOLVED, reason="it is over"))
@@ -261,16 +234,7 @@ def test_an_alert_that_outlives_its_incident_is_decided_about_again(
 
 def test_an_alert_that_our_own_action_caused_is_expected_and_not_news(store: Store) -> None:
     row, epoch = running(store)
-    attempt = store.intend(
-        row.id,
-        epoch,
-        step_id="restart-gw-1",
-        strategy="restart",
-        target="gw-1",
-        machine="gw-1:22",
-        command=["restart"],
-        snapshot={},
-    )
+    attempt = intend(store, row.id, epoch)
     store.move_attempt(row.id, epoch, attempt.id, AttemptState.ACTED, acted_at=now())
     decided = take_in(store, signal("GatewayRestarted", at=now(), instance="gw-1:9100"))
     assert decided

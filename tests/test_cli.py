@@ -16,9 +16,9 @@ from uuid import UUID
 import pytest
 import typer
 from commands import Ran, incident
-from factories import profile
+from factories import open_incident, profile
 
-from responder.domain.incident import Alert, Kind, Mode
+from responder.domain.incident import Alert
 from responder.domain.profile import Profile
 from responder.lab.lab import Lab
 from responder.lab.pagerduty import Incident
@@ -123,16 +123,7 @@ def own_store(tmp_path, monkeypatch) -> Iterator[Store]:
 
 
 def opened(store: Store, number: int = 0, summary: str = "gateway down") -> IncidentRow:
-    return store.open_incident(
-        run_id=str(UUID(int=number)),
-        profile=profile(name=f"shop-{number}"),
-        summary=summary,
-        kind=Kind.AVAILABILITY,
-        mode=Mode.LIVE,
-        alerts=[],
-        severity=None,
-        declared=True,
-    )
+    return open_incident(store, profile(name=f"shop-{number}"), run_id=str(UUID(int=number)), summary=summary)
 
 
 def test_incidents_are_listed_newest_first_and_only_the_open_ones_if_asked(own_store):

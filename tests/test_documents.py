@@ -147,7 +147,7 @@ def test_a_secret_in_the_wrong_place_is_not_repeated() -> None:
 
 
 @given(st.text(max_size=300) | st.text(alphabet="ab:-[]{}&*<>!|?'\"#% \n\t01,", max_size=60))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_text_is_a_document_or_a_profile_error(text: str) -> None:
     for candidate in (HEAD + text, HEAD + "wheels:\n  - " + text, HEAD + "lights: " + text):
         try:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from responder.domain.incident import Kind, Mode
 from responder.store import Store
 from responder.store.entries import store_entries
-from tests.factories import profile
+from tests.factories import open_incident, profile
 
 
 @pytest.fixture
@@ -43,16 +42,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def test_a_message_is_named_by_what_it_is_to_people(
     store: Store, channel: str, kind: str, key: str | None, words: str
 ) -> None:
-    row = store.open_incident(
-        run_id="run-1",
-        profile=profile(),
-        summary="the gateway is down",
-        kind=Kind.AVAILABILITY,
-        mode=Mode.LIVE,
-        alerts=[],
-        severity=None,
-        declared=True,
-    )
+    row = open_incident(store, profile())
     store.enqueue(row.id, channel=channel, kind=kind, body={}, key=key)
     texts = [entry.text for entry in store_entries(store, row.id) if entry.source == "message"]
     assert texts == [f"{words}: waiting"]

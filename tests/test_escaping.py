@@ -3,7 +3,7 @@ import time
 import unicodedata
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -66,7 +66,6 @@ def leaves(tokens: list[Token]) -> list[Token]:
     return [leaf for token in tokens for leaf in ([token, *leaves(token.children)] if token.children else [token])]
 
 
-@settings(deadline=None)
 @given(TEXTS)
 @example("1. a")
 @example("=")
@@ -79,7 +78,6 @@ def test_hostile_text_is_only_text_in_markdown(text: str) -> None:
     assert shown == single_line(text)
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_hostile_text_stays_in_its_cell_of_a_markdown_table(text: str) -> None:
     tokens = leaves(RENDERER.parse(f"| when | what |\n|---|---|\n| {markdown(text)} | end |\n"))
@@ -94,7 +92,6 @@ def test_hostile_text_stays_in_its_cell_of_a_markdown_table(text: str) -> None:
     assert shown == single_line(text)
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_hostile_text_cannot_leave_its_code_block(text: str) -> None:
     tokens = RENDERER.parse(f"before\n\n{markdown_code(text, 'text')}\n\nafter")
@@ -106,7 +103,6 @@ def test_hostile_text_cannot_leave_its_code_block(text: str) -> None:
     assert tokens[3].content.rstrip("\n") == clean(text).rstrip("\n")
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_slack_sees_no_mention_link_or_channel_call(text: str) -> None:
     escaped = slack(text)
@@ -120,7 +116,6 @@ def test_a_slack_mention_is_shown_as_it_was_written() -> None:
     assert slack("<!channel> & <@U1>") == "&lt;!channel&gt; &amp; &lt;@U1&gt;"
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_cleaned_text_holds_nothing_invisible_and_can_be_encoded(text: str) -> None:
     cleaned = clean(text)
@@ -131,7 +126,6 @@ def test_cleaned_text_holds_nothing_invisible_and_can_be_encoded(text: str) -> N
     assert clean(cleaned) == cleaned
 
 
-@settings(deadline=None)
 @given(st.text(alphabet=st.characters(categories=["L", "N", "P", "S"], exclude_characters="ㅤᅟᅠﾠ"), max_size=40))
 def test_visible_text_is_not_changed(text: str) -> None:
     assert clean(text) == text
@@ -159,7 +153,6 @@ def test_a_language_of_code_is_one_word() -> None:
         markdown_code("x", "sh\n```")
 
 
-@settings(deadline=None)
 @given(st.text(), st.integers(min_value=len(CUT), max_value=50))
 def test_bounded_text_keeps_to_its_limit_and_shows_the_cut(text: str, limit: int) -> None:
     bounded = bound(text, limit)

@@ -191,7 +191,7 @@ def assert_clean(text: str) -> None:
 
 
 @given(text=hostile)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_hostile_text_stays_text_in_everything_that_people_are_shown(
     store: Store, lab: Lab, profile: Profile, text: str
 ) -> None:
@@ -246,7 +246,7 @@ def pwned(*folders: Path) -> list[Path]:
 
 
 @given(text=st.sampled_from([text for text in HOSTILE if text.isprintable() and len(text) < 1_000]))
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_hostile_values_of_a_profile_are_arguments_on_the_host(lab: Lab, text: str) -> None:
     filled, secrets = lab_profile(lab.facts())
     host = filled.hosts[0]

@@ -121,7 +121,7 @@ def test_the_same_is_observed_whether_it_could_be_read_or_not(name: str) -> None
 
 
 @pytest.mark.parametrize("name", READERS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(text=st.text(), status=st.one_of(st.none(), st.integers(-1, 256)))
 def test_any_answer_becomes_evidence_without_an_error(name: str, text: str, status: int | None) -> None:
     note, _, more = READERS[name]

@@ -39,7 +39,7 @@ def test_every_route_keeps_to_its_description(api: Any, method: str) -> None:
     assert chosen
     for operation in chosen:
 
-        @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @settings(max_examples=20, suppress_health_check=list(HealthCheck), database=None)
         @given(case=operation.as_strategy())
         def keeps_to_it(case: Any) -> None:
             case.call_and_validate(

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -283,7 +283,6 @@ def test_a_token_is_never_sent_in_clear_over_a_network(vendor):
         PagerDuty(**vendor.settings() | {"api_url": "http://pagerduty.example"})
 
 
-@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_whatever_retry_after_says_it_is_a_wait_or_nothing(text):
     wait = _retry_after_s({"retry-after": text})

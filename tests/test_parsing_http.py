@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from responder.domain.parsing.http import HttpReply, curl_argv, parse_curl, read_json
@@ -305,7 +305,6 @@ def test_nothing_to_look_at_is_an_error() -> None:
         read_json(json_reply({}), {}, [])
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from([0, 7, 23, 28, 56, 127, -1, None]),
     st.lists(

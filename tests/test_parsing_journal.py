@@ -2,7 +2,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from responder.domain.parsing.journal import (
@@ -156,7 +156,6 @@ def test_a_service_cannot_claim_to_have_been_killed_for_memory() -> None:
     assert find_oom_kills(entries("Out of memory: Killed process 1 (init)")) == ()
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="17000. gw[]:()-'\"\n error\x00\u2028", max_size=300))
 def test_whatever_is_printed_gives_a_value_or_a_problem(text: str) -> None:
     parsed = parse_journal(f"1700000000.000000 h i: {text}")

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
@@ -252,7 +252,6 @@ def test_a_pattern_that_is_none_is_refused_with_the_names() -> None:
         MetricNames(requests="r", errors="r", latency="d", errors_where={"status": "("})
 
 
-@settings(deadline=None)
 @given(st.text(alphabet='r_d{}",=\\\n# +-1eInfNaTYPE\t;', max_size=60))
 def test_whatever_is_exported_gives_samples_or_a_problem(text: str) -> None:
     for parsed in (
@@ -263,7 +262,6 @@ def test_whatever_is_exported_gives_samples_or_a_problem(text: str) -> None:
         assert parsed.value is not None or parsed.problem
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.01, 0.2, 0.7, 3.0]), min_size=1, max_size=60))
 def test_quantiles_lie_in_the_bucket_of_the_observation(observed: list[float]) -> None:
     service = Service()

@@ -5,7 +5,7 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from responder.domain.parsing.processes import PS_COLUMNS, Process, matching, parse_ps, parse_who
@@ -132,7 +132,6 @@ def test_garbage_is_not_nobody() -> None:
     assert "who: not found" in (parsed.problem or "")
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="ops/0 \n\t.:()123-NovFeb|\x00\u2028", max_size=200))
 def test_whatever_is_printed_gives_a_value_or_a_problem(text: str) -> None:
     for parsed in (parse_who(text, NOW, UTC_HOST), parse_ps(text)):

@@ -2,7 +2,7 @@ import shutil
 import subprocess
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from responder.domain.parsing.resources import Filesystem, Memory, parse_df, parse_df_inodes, parse_free
@@ -118,7 +118,6 @@ def test_this_machine_is_read(command: str) -> None:
             assert all(0 <= value.used_percent <= 100 for value in values)
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="Memtotlusdavi: 0123-%/blocks\n", max_size=200))
 def test_whatever_is_printed_never_reads_as_an_empty_host(text: str) -> None:
     header = DF.split("\n")[0]

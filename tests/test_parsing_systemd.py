@@ -1,7 +1,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from responder.domain.parsing.systemd import PROPERTIES, UnitState, parse_show
@@ -118,7 +118,6 @@ def test_offsets_from_utc() -> None:
     assert parse_utc_offset("UTC") is None
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.builds("{}={}".format, st.sampled_from(PROPERTIES), st.text(max_size=20) | st.integers().map(str))

@@ -458,7 +458,7 @@ HEADERS = st.dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), body=BODY, headers=HEADERS)
 def test_whatever_is_sent_is_answered_and_never_a_fault_of_ours(
     door: Door, data: Any, body: Any, headers: Any
@@ -475,7 +475,7 @@ def test_whatever_is_sent_is_answered_and_never_a_fault_of_ours(
     assert got.status_code == 200 or not got.text or "error" in got.text or got.status_code == 400
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     noise=st.binary(min_size=1, max_size=200), begun=st.sampled_from([b"", b"GET /stop HTTP/1.1\r\n", b"POST "])
 )

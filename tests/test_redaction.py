@@ -122,20 +122,17 @@ def test_an_unfinished_private_key_does_not_hide_the_lines_after_it() -> None:
     assert "[ERROR] disk full" in redact("-----BEGIN PRIVATE KEY-----\n[ERROR] disk full")
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_redacting_twice_changes_nothing_more(text: str) -> None:
     once = redact(text)
     assert redact(once) == once
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_redaction_never_grows_a_text_beyond_bounds(text: str) -> None:
     assert len(redact(text)) <= (1 + len(MARK)) * len(text)
 
 
-@settings(deadline=None)
 @given(JSON)
 def test_redacting_a_value_twice_changes_nothing_more_and_keeps_it_json(value: object) -> None:
     once = redact_value(value)
@@ -163,7 +160,6 @@ def test_what_json_does_not_know_is_refused() -> None:
         redact_value({"body": b"password=x"})
 
 
-@settings(deadline=None)
 @given(st.text(alphabet='abcXYZ019/+=%&"\\ü\n', min_size=6, max_size=30), TEXTS, TEXTS)
 def test_a_known_secret_is_hidden_as_it_is_and_as_json_writes_it(secret: str, before: str, after: str) -> None:
     redactor = Redactor([secret])
@@ -221,7 +217,7 @@ CONTEXTS = st.lists(
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.name)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(before=CONTEXTS, after=CONTEXTS)
 def test_the_example_of_each_pattern_is_hidden_wherever_it_stands(
     pattern: Pattern, before: str, after: str
@@ -241,7 +237,7 @@ def test_the_example_of_each_pattern_is_hidden_by_that_pattern(
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.name)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(cut=st.integers(min_value=0, max_value=200))
 def test_a_secret_on_the_cut_leaves_no_piece_of_itself(pattern: Pattern, cut: int) -> None:
     text, secret = example_of(pattern)
@@ -273,7 +269,7 @@ ORDINARY = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(ORDINARY, min_size=1, max_size=4).map(" ".join))
 def test_ids_hashes_times_and_paths_are_not_eaten(text: str) -> None:
     assert redact(text) == text

@@ -615,7 +615,7 @@ def test_a_command_that_cannot_be_shown_whole_is_not_shown_at_all():
         assert command[:20] not in text
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(ANYTHING, st.integers(1, 40))
 @example("word " * 400, 40)
 @example("x" * 3_000, 40)
@@ -662,7 +662,7 @@ def test_slacks_blocks_keep_what_is_copied():
 # Values are data
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(ANYTHING)
 @example("&" * 3_000)
 @example("\n\n" * 200)
@@ -675,7 +675,7 @@ def test_slacks_blocks_are_within_its_limits_and_free_of_marks_from_values(text:
         assert not re.search(r"[<>*`~]", texts[0][1:-1] + "".join(texts[1:]))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(ANYTHING)
 def test_slack_gets_neither_a_mention_nor_a_mark_from_a_value(text: str):
     shown = for_slack(render_notice(initial(f"x{text}")))
@@ -685,7 +685,7 @@ def test_slack_gets_neither_a_mention_nor_a_mark_from_a_value(text: str):
     assert not re.search(r"^&gt;", shown, re.M)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(ANYTHING)
 def test_a_value_never_adds_a_line_to_a_notice(text: str):
     for make in (initial, status, resolution):
@@ -741,7 +741,7 @@ def test_a_hostile_value_brings_no_markup_into_a_report(text):
     assert_only_text_comes_from(text)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(ANYTHING)
 def test_no_value_brings_markup_into_a_report(text: str):
     assert_only_text_comes_from(f"{text}x")

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
-from uuid import uuid4
 
 import pytest
-from factories import NOON, profile, profile_data
+from factories import NOON, open_incident, profile, profile_data
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from responder.domain.incident import IncidentRef, Kind, Mode
+from responder.domain.incident import IncidentRef, Mode
 from responder.domain.profile import Profile
 from responder.domain.responders import Answers, Asked, Call, next_calls
 from responder.store import Store
@@ -151,16 +150,7 @@ def test_whatever_is_answered_the_chain_ends_and_asks_nobody_twice(first, states
 def case(tmp_path) -> Iterator[Case]:
     store = Store(f"sqlite:///{tmp_path / 'own.db'}")
     store.migrate()
-    row = store.open_incident(
-        run_id=str(uuid4()),
-        profile=shop(mode="live", component="orders"),
-        summary="orders fail",
-        kind=Kind.AVAILABILITY,
-        mode=Mode.LIVE,
-        alerts=[],
-        severity=None,
-        declared=True,
-    )
+    row = open_incident(store, shop(mode="live", component="orders"), summary="orders fail")
     found = Case(IncidentRef(incident_id=row.id, epoch=0, mode=Mode.LIVE), store)
     found.__dict__["profile"] = Profile.model_validate(row.profile)  # what Prefect would hand out
     yield found

@@ -63,7 +63,6 @@ def directory(tmp_path: Path, attempt: str) -> Path:
     return tmp_path / ".incident" / attempt
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 123), st.text(max_size=40), st.text(max_size=40)), max_size=4),
     st.text(max_size=30),
@@ -76,7 +75,7 @@ def test_several_reads_are_told_apart_whatever_they_say(reads, rest):
         assert shell.parse_reads(told.removesuffix(rest)[:-1], complained, "MARK") == reads[:-1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(arguments, max_size=5))
 def test_any_argument_list_arrives_unchanged(argv):
     text = shell.quote(["printf", "%s\\0", "first", *argv])
@@ -84,7 +83,7 @@ def test_any_argument_list_arrives_unchanged(argv):
     assert output.decode().split("\0")[:-1] == ["first", *argv]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(arguments, max_size=5))
 def test_any_argument_list_arrives_unchanged_through_a_bounded_read(argv):
     text = shell.bounded_read(["printf", "%s\\0", "first", *argv], 5, "MARK")

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 from datetime import date, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -30,7 +30,6 @@ def block(vendor: SlackStandIn) -> Slack:
 # Names.
 
 
-@settings(deadline=None)
 @given(st.dates(min_value=date(2000, 1, 1)), st.text(max_size=300))
 def test_a_channels_name_is_one_that_slack_accepts_whatever_the_description(at, description):
     name = channel_name(at, description)
@@ -128,7 +127,6 @@ def test_inviting_and_archiving_may_be_repeated(vendor, block):
 # Messages.
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1, max_size=100).filter(str.strip))
 def test_a_message_arrives_as_it_was_given(text):
     block = Slack(**_shared.settings())

@@ -30,7 +30,8 @@ from responder.domain.incident import Ending, Kind, Mode, Outcome, Severity
 from responder.store import Store
 from responder.store import database as database_module
 from responder.store.tables import IncidentRow, Table
-from tests.factories import NOON, alert, profile, seen
+from tests import factories
+from tests.factories import NOON, alert, intend, profile, seen
 
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL_URL", "postgresql+psycopg:///test")
 T = TypeVar("T")
@@ -91,36 +92,14 @@ def store(opened: Store) -> Store:
 
 
 def open_incident(store: Store, run_id: str = "run-1", **changes: Any) -> IncidentRow:
-    values: dict[str, Any] = {
-        "run_id": run_id,
-        "profile": profile(),
-        "summary": "the gateway is down",
-        "kind": Kind.AVAILABILITY,
-        "mode": Mode.LIVE,
-        "alerts": [],
-        "severity": None,
-        "declared": True,
-    }
-    return store.open_incident(**(values | changes))
+    values: dict[str, Any] = {"profile": profile(), "summary": "the gateway is down"} | changes
+    return factories.open_incident(store, values.pop("profile"), run_id=run_id, **values)
 
 
 def begun(store: Store, run_id: str = "run-1", **changes: Any) -> tuple[str, int]:
     """The id and epoch of a new incident whose run has begun."""
     incident = open_incident(store, run_id, **changes)
     return incident.id, store.begin_run(incident.id, holder=run_id, lease_s=30)
-
-
-def intend(store: Store, incident_id: str, epoch: int, step_id: str = "restart-gw-1", target: str = "gw-1") -> Any:
-    return store.intend(
-        incident_id,
-        epoch,
-        step_id=step_id,
-        strategy="restart",
-        target=target,
-        machine=f"{target}:22",
-        command=["systemctl", "restart", "shop"],
-        snapshot={"pid": 7},
-    )
 
 
 def at_once(*calls: Callable[[], T]) -> list[T]:
@@ -836,7 +815,7 @@ json_values = st.recursive(
 
 
 @given(value=json_values.filter(lambda value: value is not None))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_evidence_reads_back_as_it_was_written(store: Store, value: Any) -> None:
     incident_id, epoch = begun(store, str(uuid.uuid4()), mode=Mode.DRY_RUN)
     [written] = store.add_evidence(incident_id, epoch, "diagnose", [seen("gw-1", "k", value)])

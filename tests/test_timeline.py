@@ -1,7 +1,7 @@
 import random
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from responder.domain.timeline import Entry, merge
@@ -62,7 +62,6 @@ def test_times_of_other_zones_are_put_in_order_in_utc():
     assert [f"{e.at:%H:%M}" for e in merged.entries] == ["11:59", "12:00"]
 
 
-@settings(deadline=None)
 @given(ENTRIES, ENTRIES, st.randoms(use_true_random=False))
 def test_the_order_of_arrival_changes_nothing(store: list[Entry], prefect: list[Entry], shuffle: random.Random):
     merged = merge(store, prefect)

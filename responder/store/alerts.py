@@ -171,8 +171,15 @@ class Alerts(People):
                 row = session.scalar(select(IncidentRow).where(IncidentRow.open_key == open_key).with_for_update())
                 new = row is None
                 if row is None:
-                    row = _opened(session, Reading(profile, Kind.AVAILABILITY, Severity.P2, ()), alert, open_key)
-                    row.mode = Mode.LIVE.value  # nothing is ever changed for it, but people must hear of it
+                    row = new_incident(
+                        session,
+                        profile,
+                        [alert],
+                        kind=Kind.AVAILABILITY,
+                        mode=Mode.LIVE,  # nothing is ever changed for it, but people must hear of it
+                        summary=alert.summary or alert.name,
+                        open_key=open_key,
+                    )
                     row.severity, row.severity_reason = Severity.P2.value, "nobody knows what it is about"
                     row.outcome, row.reason = Outcome.ESCALATED.value, why
                 named = {each.name for each in _alerts(session, row.id)} if not new else set()
@@ -200,7 +207,15 @@ class Alerts(People):
             return _attach(session, holder, alert, reading)
         if recent:
             return _reopen(session, recent, alert, reading)
-        row = _opened(session, reading, alert, _open_key(reading))
+        row = new_incident(
+            session,
+            reading.profile,
+            [alert],
+            kind=reading.kind,
+            mode=reading.profile.mode,
+            summary=alert.summary or alert.name,
+            open_key=_open_key(reading),
+        )
         until = now() + timedelta(seconds=reading.profile.clock.run_lease_s * START_LEASES)
         wait_for_a_run(session, row, DISPATCH, until)
         _find_page(session, row, alert)
@@ -411,16 +426,31 @@ def _reopen(session: Session, incident: IncidentRow, alert: Alert, reading: Read
     return Decided(Went.REOPENED, why, incident)
 
 
-def _opened(session: Session, reading: Reading, alert: Alert, open_key: str | None) -> IncidentRow:
-    incident_id, profile = new_id(), reading.profile
+def new_incident(
+    session: Session,
+    profile: Profile,
+    alerts: Sequence[Alert],
+    *,
+    kind: Kind,
+    mode: Mode,
+    summary: str,
+    open_key: str | None,
+    run_id: str | None = None,
+    severity_floor: str | None = None,
+    declared: bool = False,
+) -> IncidentRow:
+    """A new incident with its alerts; without `run_id` one whose run is still to be made."""
+    incident_id = new_id()
     row = IncidentRow(
         id=incident_id,
-        run_id=NO_RUN + incident_id,
+        run_id=run_id or NO_RUN + incident_id,
         open_key=open_key,
         service=profile.name,
-        kind=reading.kind.value,
-        mode=profile.mode.value,
-        summary=alert.summary or alert.name,
+        kind=kind.value,
+        mode=mode.value,
+        summary=summary,
+        severity_floor=severity_floor,
+        declared=declared,
         profile=profile.model_dump(mode="json"),
         opened_at=now(),
         epoch=0,
@@ -428,7 +458,7 @@ def _opened(session: Session, reading: Reading, alert: Alert, open_key: str | No
     )
     session.add(row)
     session.flush()
-    add_alerts(session, row.id, [alert])
+    add_alerts(session, row.id, alerts)
     return row
 
 

@@ -15,7 +15,7 @@ from responder.domain.incident import NO_RUN, Alert, Ending, Kind, Mode, Severit
 from responder.domain.messages import next_to_send
 from responder.domain.profile import Profile
 from responder.domain.redaction import clipped
-from responder.store.alerts import OPENING, START_LEASES, Alerts, add_alerts, wait_for_a_run
+from responder.store.alerts import OPENING, START_LEASES, Alerts, add_alerts, new_incident, wait_for_a_run
 from responder.store.database import finds_what_overtook_it, locked, new_id
 from responder.store.tables import (
     AlertRow,
@@ -78,25 +78,18 @@ class Store(Alerts):
                 if holder:
                     add_alerts(session, holder.id, alerts)
                     return holder
-            row = IncidentRow(
-                id=new_id(),
-                run_id=run_id,
-                open_key=open_key,
-                service=profile.name,
-                kind=kind.value,
-                mode=mode.value,
+            row = new_incident(
+                session,
+                profile,
+                alerts,
+                kind=kind,
+                mode=mode,
                 summary=summary,
-                severity=None,
+                open_key=open_key,
+                run_id=run_id,
                 severity_floor=severity.value if severity else None,
                 declared=declared,
-                profile=profile.model_dump(mode="json"),
-                opened_at=now(),
-                epoch=0,
-                status="open",
             )
-            session.add(row)
-            session.flush()
-            add_alerts(session, row.id, alerts)
             until = now() + timedelta(seconds=profile.clock.run_lease_s * START_LEASES)
             wait_for_a_run(session, row, OPENING, until)
             return row
