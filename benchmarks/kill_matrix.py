@@ -85,7 +85,7 @@ def stored(phase: str = "", *, ended: bool = False, attempt: str = "", asked: bo
             return bool(story.store.questions(row.id))
         if attempt:
             return attempt in [each.state for each in story.store.attempts(row.id)]
-        found = [each for each in story.store.phases(row.id) if each.name.partition(":")[0] == phase]
+        found = [each for each in story.store.phases(row.id) if each.kind == phase]
         return any(each.outcome is not None or not ended for each in found) if phase else True
 
     return reached

@@ -110,7 +110,7 @@ def _draft(case: Case, ending: Ending) -> PostMortem:
 
 def _restored_at(case: Case) -> datetime | None:
     """When the service was confirmed to be restored; None where that never happened."""
-    found = [phase for phase in case.store.phases(case.id) if phase.name.partition(":")[0] == Phase.RESOLVE]
+    found = [phase for phase in case.store.phases(case.id) if phase.kind == Phase.RESOLVE]
     confirmed = [phase for phase in found if (phase.outcome or {}).get("state") == "confirmed"]
     return confirmed[-1].ended_at if confirmed else None
 

@@ -151,8 +151,8 @@ def impact(case: Case) -> str | None:
 def budgets(case: Case) -> tuple[PhaseBudget, ...]:
     """Each phase that was begun against its budget, minutes from the opening."""
     row, phases = case.row, case.store.phases(case.id)
-    begun = {phase.name.split(":")[0] for phase in phases}
-    ended = {phase.name.split(":")[0]: phase.ended_at for phase in phases if phase.ended_at}
+    begun = {phase.kind for phase in phases}
+    ended = {phase.kind: phase.ended_at for phase in phases if phase.ended_at}
     return tuple(
         PhaseBudget(
             phase=phase,

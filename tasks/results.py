@@ -64,10 +64,9 @@ def _outcomes(store: Store, incident_id: str) -> tuple[dict[str, AttemptOutcome]
     attempts: dict[str, AttemptOutcome] = {}
     checks: dict[str, VerifyOutcome] = {}
     for phase in store.phases(incident_id):
-        kind = phase.name.partition(":")[0]
-        if phase.outcome and kind == Phase.MITIGATE:
+        if phase.outcome and phase.kind == Phase.MITIGATE:
             attempts |= Attempts.model_validate(phase.outcome).outcomes
-        elif phase.outcome and kind == Phase.VERIFY:
+        elif phase.outcome and phase.kind == Phase.VERIFY:
             checks |= Checks.model_validate(phase.outcome).outcomes
     return attempts, checks
 

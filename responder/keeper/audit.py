@@ -38,7 +38,7 @@ class Auditor:
         worked_on = {
             incident.id
             for lease, incident in self._store.leases()
-            if lease.expires_at > at and lease.step_deadline > at and incident.outcome is None
+            if lease.at_work(at) and incident.outcome is None
         }
         for incident in self._store.incidents(open_only=True, limit=1_000):
             by_a_person = incident.taken_by is not None

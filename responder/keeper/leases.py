@@ -42,8 +42,7 @@ def _keep_quiet(
         pagerduty_status=page.status,
         acknowledged_by=", ".join(people) or incident.acknowledged_by,
     )
-    alive = lease.expires_at > now() and lease.step_deadline > now()
-    if page.status == "acknowledged" and alive and access.prefect_answers():
+    if page.status == "acknowledged" and lease.at_work(now()) and access.prefect_answers():
         pagerduty.snooze(page_id, max(1, int(lease_s)))
         store.renew_page(incident.id, now() + timedelta(seconds=lease_s))
     else:

@@ -67,7 +67,7 @@ def _news(
 ) -> StatusUpdate:
     phases = store.phases(incident.id)
     said = next((words for phase in reversed(phases) if (words := _result(phase))), None)
-    last = phases[-1].name.split(":")[0] if phases else ""
+    last = phases[-1].kind if phases else ""
     return StatusUpdate.model_validate(
         {
             "description": incident.summary,
@@ -84,7 +84,7 @@ def _news(
 
 def status_word(phases: Sequence[PhaseRow]) -> str:
     """How far it is, in a word of the document's "Status Update"; who is at work does not say resolved."""
-    begun = {phase.name.split(":")[0]: phase.outcome for phase in phases}
+    begun = {phase.kind: phase.outcome for phase in phases}
     if Phase.MITIGATE in begun or Phase.RESOLVE in begun:
         return "Mitigating"
     return "Identified" if (begun.get(Phase.DIAGNOSE) or {}).get("leading") else "Investigating"

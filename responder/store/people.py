@@ -305,9 +305,8 @@ def set_aside(session: Session, incident: IncidentRow, *, triage: bool = False) 
     mark = f"round {incident.rounds}"
     again = {Phase.DIAGNOSE, Phase.RESOLVE, Phase.POST_INCIDENT} | ({Phase.TRIAGE} if triage else set())
     for phase in session.scalars(select(PhaseRow).where(PhaseRow.incident_id == incident.id)):
-        kind = phase.name.partition(":")[0]
-        refused = kind == Phase.MITIGATE and not _acted(phase)
-        if kind in again or refused:
+        refused = phase.kind == Phase.MITIGATE and not _acted(phase)
+        if phase.kind in again or refused:
             phase.name = f"{mark}: {phase.name}"
     session.execute(
         update(AttemptRow)

@@ -138,6 +138,11 @@ class PhaseRow(Table):
     ended_at: Mapped[datetime | None]
     outcome: Mapped[dict[str, Any] | None]
 
+    @property
+    def kind(self) -> str:
+        """Which phase it is, whatever of it this was: `mitigate` of `mitigate:restart-gw-1`."""
+        return self.name.partition(":")[0]
+
 
 class EvidenceRow(Table):
     """One observation."""
@@ -282,6 +287,10 @@ class LeaseRow(Table):
     step: Mapped[str] = mapped_column(default="")
     step_deadline: Mapped[datetime]
     page_until: Mapped[datetime | None]
+
+    def at_work(self, at: datetime) -> bool:
+        """Whether its holder lived then and was in time with its step."""
+        return self.expires_at > at and self.step_deadline > at
 
 
 class SwitchRow(Table):
