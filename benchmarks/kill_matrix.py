@@ -371,6 +371,8 @@ class Strike:
         self.flow, self.kills, self.away = flow, kills, away
         self.struck, self.over = threading.Event(), threading.Event()
         self._there = threading.Semaphore(0)
+        self._to_act: list[Story] = []
+        self._act = threading.Event()
 
     def cases(self) -> Cases:
         """Four incidents at moments of their own."""
@@ -383,10 +385,16 @@ class Strike:
         return [(Case(name, point, self.who, clean=False), tell) for name, point, tell in points]
 
     def strike(self, stories: Sequence[Future[Any]]) -> None:
-        """Wait until the stories have come to their moments, take it from them, and give it back."""
-        arrived = 0
-        while arrived + sum(story.done() for story in stories) < len(stories):
+        """Wait until the stories have come to their moments, take it from them, and give it back.
+
+        Those that act begin last: a command that its host holds back for too long is given up.
+        """
+        arrived = there = 0
+        while there < len(stories):
             arrived += self._there.acquire(timeout=0.5)
+            there = arrived + sum(story.done() for story in stories)
+            if there + len(self._to_act) >= len(stories):
+                self._act.set()
         try:
             self.take()
             self.struck.set()
@@ -406,6 +414,8 @@ class Strike:
 
     def _while_acting(self, story: "Story") -> None:
         """It makes its change on the host, or has made it and the answer is on the way."""
+        self._to_act.append(story)
+        self._act.wait()
         with answered(story):
             hold = story.host.hold(ACTS, "before" if self.away else "after", most=1)
             story.start()

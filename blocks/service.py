@@ -3,11 +3,13 @@
 import functools
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectAlreadyExists
 from pydantic import Field, Secret, SecretStr, ValidationError
 
 from blocks.ssh import SSHCredentials
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind", bound=Block)
 PAGE = 200
 """The most that Prefect answers at once."""
+_PARTS_OF_A_TYPE = 2
 
 log = logging.getLogger(__name__)
 
@@ -53,42 +56,61 @@ def save_service(profile: Profile, secrets: Mapping[str, str]) -> None:
     from blocks.slack import Slack
     from blocks.statuspage import Statuspage
 
-    _ssh(profile, secrets).save(profile.name, overwrite=True)
+    blocks: list[Block] = [_ssh(profile, secrets)]
     if profile.pagerduty:
         access = profile.pagerduty
-        PagerDuty(
-            api_token=SecretStr(secrets[access.api_token]),
-            routing_key=SecretStr(secrets[access.routing_key]),
-            from_email=access.from_email,
-            requester_id=access.requester_id,
-            service_id=access.service_id,
-            escalation_policy_id=access.escalation_policy_id,
-            api_url=access.api_url,
-            events_url=access.events_url,
-        ).save(profile.name, overwrite=True)
-    if profile.slack:
-        Slack(token=SecretStr(secrets[profile.slack.token]), base_url=profile.slack.base_url).save(
-            profile.name, overwrite=True
+        blocks.append(
+            PagerDuty(
+                api_token=SecretStr(secrets[access.api_token]),
+                routing_key=SecretStr(secrets[access.routing_key]),
+                from_email=access.from_email,
+                requester_id=access.requester_id,
+                service_id=access.service_id,
+                escalation_policy_id=access.escalation_policy_id,
+                api_url=access.api_url,
+                events_url=access.events_url,
+            )
         )
+    if profile.slack:
+        blocks.append(Slack(token=SecretStr(secrets[profile.slack.token]), base_url=profile.slack.base_url))
     if profile.statuspage:
-        Statuspage(
-            api_token=SecretStr(secrets[profile.statuspage.api_token]),
-            page_id=profile.statuspage.page_id,
-            component_ids=list(profile.statuspage.component_ids),
-            base_url=profile.statuspage.base_url,
-        ).save(profile.name, overwrite=True)
+        blocks.append(
+            Statuspage(
+                api_token=SecretStr(secrets[profile.statuspage.api_token]),
+                page_id=profile.statuspage.page_id,
+                component_ids=list(profile.statuspage.component_ids),
+                base_url=profile.statuspage.base_url,
+            )
+        )
     if profile.tickets:
-        GitHub(
-            token=SecretStr(secrets[profile.tickets.token]),
-            repository=profile.tickets.repository,
-            base_url=profile.tickets.base_url,
-        ).save(profile.name, overwrite=True)
+        blocks.append(
+            GitHub(
+                token=SecretStr(secrets[profile.tickets.token]),
+                repository=profile.tickets.repository,
+                base_url=profile.tickets.base_url,
+            )
+        )
     if profile.stakeholders:
         from blocks.notification import Notification
 
-        Notification.register_type_and_schema()  # so that Prefect's UI has a form for e-mail
+        # So that Prefect's UI has a form for e-mail.
+        beside_others(Notification.register_type_and_schema)
     # Last, so that a service that can be found has all its blocks.
-    Service(profile=profile.model_dump(mode="json")).save(profile.name, overwrite=True)
+    blocks.append(Service(profile=profile.model_dump(mode="json")))
+    for block in blocks:
+        beside_others(functools.partial(block.save, profile.name, overwrite=True))
+
+
+def beside_others(save: Callable[[], object]) -> None:
+    """Save, also while somebody else saves the first block of the same type, or of its new version.
+
+    Prefect looks for the type and then makes it; who comes in between is refused, and finds it the next time.
+    """
+    for _ in range(_PARTS_OF_A_TYPE):
+        with suppress(ObjectAlreadyExists):
+            save()
+            return
+    save()
 
 
 def saved_profiles() -> list[Profile]:

@@ -6,6 +6,7 @@ never touched, whatever is set outside.
 
 import contextlib
 import ctypes
+import functools
 import os
 import random
 import secrets
@@ -21,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import certifi
+
 from responder.domain.errors import PermanentError
 from responder.store.location import HOME, STORE_URL, open_store
 
@@ -34,11 +37,14 @@ RECEIVER_PORT = 4281
 LOOPBACK = "127.0.0.1"
 MOST_RUNS = 20
 """Runs at once: each is a process of some 150 MB. Those beyond wait, and a P1 that waits pages a person."""
+_NICENESS = {"worker": 5, "server": 5}
+"""Where all are busy, an alert is answered and a lease renewed before runs get on."""
 _PASSWORD = "server-password"  # noqa: S105 - the name of a file
 _SERVER_START_S = 180
 _READY_S = 120
 _STOP_S = 15
 _PR_SET_PDEATHSIG = 1
+_PEM_END = "-----END CERTIFICATE-----"
 _CLIENT_SETTINGS = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED")
 
 
@@ -86,7 +92,7 @@ class Installation:
             if not name.startswith("PREFECT")
             or (not self._owns_server and self._password is None and name in _CLIENT_SETTINGS)
         }
-        return outside | self._settings() | self._locks()
+        return outside | self._settings() | self._locks() | self._certificates()
 
     def _locks(self) -> dict[str, str]:
         """The password, and what makes our own server ask for it."""
@@ -98,6 +104,14 @@ class Installation:
             "PREFECT_SERVER_API_AUTH_STRING": password,
             "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
         }
+
+    def _certificates(self) -> dict[str, str]:
+        """One certificate for who speaks HTTP: each of Prefect's many clients reads all it is given, for 30 ms."""
+        if not self.api_url.startswith("http://"):
+            return {}
+        file = self.home / "certificate.pem"
+        _make_once(file, lambda: certifi.contents().partition(_PEM_END)[0] + _PEM_END + "\n")
+        return {"PREFECT_API_SSL_CERT_FILE": str(file)}
 
     def _settings(self) -> dict[str, str]:
         prefect_home = self.home / "prefect"
@@ -159,7 +173,8 @@ class Installation:
     def start_server(self) -> None:
         """Begin to start the server; it `answers` some seconds later."""
         (self.home / "prefect").mkdir(exist_ok=True)
-        self.spawn("server", "prefect", "server", "start", "--host", self._host, "--port", str(self._port))
+        where = ("--host", self._host, "--port", str(self._port))
+        self.spawn("server", "responder.server", "server", "start", *where)
 
     def answers(self) -> bool:
         """Whether the server answers that it is well, within 2 s."""
@@ -174,14 +189,9 @@ class Installation:
             )
 
     def _start_workers(self) -> None:
-        # The pool before the worker and the deployments: both refuse to work without it.
-        self.run("prefect", "work-pool", "create", POOL, "--type", WORKER, "--overwrite")
-        # The pool's limit and not the worker's: a worker that has one dies when a run that it has started is
-        # handed to it again, as the keeper does with a crashed run ("this borrower is already holding").
-        self.run("prefect", "work-pool", "set-concurrency-limit", POOL, str(self._most_runs))
         self.start_worker()
         self.start_keeper()
-        self.run("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file()))
+        self.run("responder.deployment", str(self._most_runs), str(prefect_file()))
         self._await("worker", lambda: "Worker" in self.log("worker") and "started" in self.log("worker"), _READY_S)
 
     def start_worker(self) -> None:
@@ -218,8 +228,10 @@ class Installation:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,
+                # In a group of its own the terminal's Ctrl-C is for us alone. No session of its own: the kernel
+                # weighs sessions first (sched(7), autogroups), and niceness would mean nothing between them.
+                process_group=0,
+                preexec_fn=functools.partial(_begin_child, _NICENESS.get(name, 0)),
             )
         self._children[name] = child
         return child
@@ -283,15 +295,21 @@ def server_password(home: Path) -> str:
     It lies in `server_password_file`, which nobody but its owner can read.
     """
     file = server_password_file(home)
-    if not file.exists():
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = home / f"{_PASSWORD}.{os.getpid()}"
-        draft.touch(mode=0o600, exist_ok=False)
-        draft.write_text(f"incident:{secrets.token_urlsafe(32)}", encoding="utf-8")
-        with contextlib.suppress(FileExistsError):  # another command was quicker: its password holds
-            os.link(draft, file)
-        draft.unlink()
+    _make_once(file, lambda: f"incident:{secrets.token_urlsafe(32)}")
     return file.read_text(encoding="utf-8")
+
+
+def _make_once(file: Path, text: Callable[[], str]) -> None:
+    """Write a file of the data folder for its owner alone, unless it is there."""
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = file.with_name(f"{file.name}.{os.getpid()}")
+    draft.touch(mode=0o600, exist_ok=False)
+    draft.write_text(text(), encoding="utf-8")
+    with contextlib.suppress(FileExistsError):  # another command was quicker: what it wrote holds
+        os.link(draft, file)
+    draft.unlink()
 
 
 def server_password_file(home: Path) -> Path:
@@ -309,13 +327,22 @@ def prefect_file() -> Path:
 def free_port() -> int:
     """A port of loopback that nobody has, from below those that the system hands out to whoever asks for any.
 
-    A port the system chose itself can be handed to another before the program it was chosen for takes it.
+    A port the system chose itself can be handed to another before the program it was chosen for takes it. This
+    one is kept from others that look for one as we do, until this process ends: by a socket that does not listen,
+    which hinders no server that binds with SO_REUSEADDR, as servers do (socket(7)).
     """
     while True:
         port = random.randint(20_000, 32_000)  # noqa: S311 - no secret
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((LOOPBACK, port))
-            return port
+        try:
+            with socket.socket() as probe:
+                probe.bind((LOOPBACK, port))
+            kept = socket.socket()
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            kept.bind((LOOPBACK, port))
+        except OSError:
+            continue
+        kept.detach()
+        return port
 
 
 def _reached_at(host: str) -> str:
@@ -336,7 +363,8 @@ def _status(url: str) -> int | None:
         return None
 
 
-def _die_with_parent() -> None:
+def _begin_child(niceness: int) -> None:
+    os.nice(niceness)
     # A shell that starts us in the background leaves SIGINT ignored, and Prefect's worker stops by SIGINT.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -48,6 +48,7 @@ PRELOADED = (
     __name__,
     "flows.incident",
     "flows.canary",
+    "fastapi.encoders",  # for the parameters of a subflow: half a second
 )
 """What is imported once for all runs. It opens no connection and starts no thread: a fork would break them."""
 ASKED_AGAIN_S = 5.0

@@ -32,7 +32,7 @@ def send_canary(service: str) -> tuple[Canary, float]:
     canary = Canary(service=service, fingerprint=fingerprint_of(str(uuid4())), starts_at=now())
     if not load_profile(service).selects(Alert(name=NAME, labels=canary.labels)):
         raise PermanentError(f"the canary's labels {canary.labels} do not fit `alerts.match` of {service}")
-    for row in open_store().incidents(open_only=True):
+    for row in open_store().open_incidents():
         if row.service == service:
             raise PermanentError(f"incident {row.id} of {service} is open: the canary would join it")
     _receiver().send(canary.webhook())

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
 
 from blocks.service import save_service
 from responder.cli.drill import lab_profile
@@ -23,7 +26,7 @@ PATIENCE_S = 420.0
 """For what takes seconds on a quiet machine: a slow one is not a broken one."""
 
 _numbers = itertools.count()
-_saving = threading.Lock()
+_naming = threading.Lock()
 _services: set[str] = set()
 
 
@@ -38,8 +41,7 @@ def broken_lab(
     scenario = load_scenario(scenario) if isinstance(scenario, str) else scenario
     with _lab_of_its_own(scenario, folder / f"lab-{next(_numbers)}") as lab:
         filled, secrets = lab_profile(lab.facts())
-        with _saving:  # SQLite under Prefect's server refuses writers that come together
-            save_service(profile(filled), secrets)
+        save_service(profile(filled), secrets)
         lab.begin()
         yield lab
 
@@ -48,7 +50,7 @@ def _lab_of_its_own(scenario: Scenario, run_dir: Path) -> Lab:
     """A lab whose service no other lab of this session has: its incidents would be attached to that one's."""
     while True:
         lab = Lab(scenario, run_dir=run_dir)
-        with _saving:
+        with _naming:
             if lab.service not in _services:
                 _services.add(lab.service)
                 return lab
@@ -58,8 +60,7 @@ def save_unreachable(name: str, **changes: Any) -> str:
     """Save a service none of whose hosts can be reached, for what happens before they are; returns its name."""
     hosts = [{"name": "gw-1", "address": "127.0.0.1", "port": 1}]
     data = {"name": name, "mode": "live", "hosts": hosts, "alerts": {"match": {"service": name}}} | changes
-    with _saving:
-        save_service(small_profile(**data), {"SHOP_SSH_KEY": "none"})
+    save_service(small_profile(**data), {"SHOP_SSH_KEY": "none"})
     return name
 
 
@@ -103,3 +104,13 @@ def wait_ended(store: Store, run_id: str, timeout_s: float = PATIENCE_S) -> Inci
 
     wait_for(told, timeout_s, named=f"the end of incident {row.id}")
     return store.incident(row.id)
+
+
+def has_form(run_id: str) -> bool:
+    """Whether the run is paused and its form can be filled in: Prefect pauses first and saves the form then."""
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(UUID(run_id)).state
+        if not state or not state.is_paused():
+            return False
+        keyset = state.state_details.run_input_keyset
+        return bool(keyset and client.filter_flow_run_input(UUID(run_id), keyset["schema"], 1, set()))

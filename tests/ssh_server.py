@@ -68,9 +68,9 @@ class SSHServer:
 
     def cut(self) -> None:
         """Drop every connection at once, as a machine does that loses its power; goes on listening."""
-        for transport in self._transports:
+        cut, self._transports = self._transports, []  # who connects anew meanwhile is not cut
+        for transport in cut:
             transport.sock.shutdown(socket.SHUT_RDWR)
-        self._transports.clear()
 
     @property
     def known_hosts(self) -> str:

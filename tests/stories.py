@@ -70,7 +70,21 @@ class Story:
             found = [c for c in self.host.commands() if command in c["command"] and c["at"] >= since]
             return len([c for c in found if c["state"] == state]) >= count
 
-        wait_for(come, named=f"{count} of {command!r} {state}")
+        try:
+            wait_for(come, named=f"{count} of {command!r} {state}")
+        except TimeoutError as error:
+            error.add_note(self._so_far())
+            raise
+
+    def _so_far(self) -> str:
+        """For whoever reads of a story that did not go on: how far its run and its incident have come."""
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(UUID(self.run_id)).state
+        row = self.store.incident_of_run(self.run_id)
+        if row is None:
+            return f"the run: {state}; no incident is open"
+        made = [f"{made.who} {made.what}: {made.why}" for made in self.store.decisions(row.id)]
+        return "\n".join([f"the run: {state}; the incident: {row.outcome}: {row.reason}", *made])
 
     def hold_the_look_before_acting(self, *, most: int | None = None) -> Hold:
         """Start, and wait until the mitigation's first look is held: nothing is intended yet."""

@@ -18,6 +18,7 @@ from responder.domain.webhooks import AlertmanagerWebhook, from_alertmanager
 from responder.installation import Installation
 from responder.store import Store
 from tests.lab_runs import broken_lab, save_unreachable, start_run, wait_opened
+from tests.stories import patient
 from tests.test_receiver import served
 
 
@@ -37,7 +38,7 @@ def sent(service: str, within_s: float = 300) -> State[CanaryReport]:
 
 @pytest.mark.usefixtures("door")
 def test_a_canary_goes_the_whole_way_and_says_how_long_each_station_took(store: Store, tmp_path: Path) -> None:
-    with broken_lab("nothing-wrong", tmp_path) as lab:
+    with broken_lab("nothing-wrong", tmp_path, profile=patient) as lab:
         state = sent(lab.service)
         report = asyncio.run(state.aresult())
         assert (state.name, report.outcome) == ("Completed", Outcome.FALSE_ALARM)

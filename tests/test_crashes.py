@@ -7,14 +7,14 @@ from uuid import UUID, uuid4
 import prefect_api
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, StateType
 from prefect.events import emit_event
 from prefect.states import Completed, Crashed, Pending, Running
 
 from responder.domain.incident import Ending, Mode, Outcome
 from responder.installation import Installation
 from responder.keeper.crashes import NAME, TAG, automation
-from responder.keeper.runs import FLOW
+from responder.keeper.runs import FLOW, LOST_AFTER, CrashedRuns
 from responder.store import Store
 from tests.factories import open_incident, profile
 from tests.lab_runs import save_unreachable, start_run, wait_ended, wait_for
@@ -90,13 +90,18 @@ def test_the_keeper_sees_to_it_and_the_runs_of_incidents_beat_as_it_expects(
 # --- where no lease tells of a crash ---------------------------------------------------------------------
 
 
-def crashed(client: SyncPrefectClient) -> UUID:
-    """A run of an incident that crashed; scheduled again, it stays so, because no worker serves its deployment."""
+def pending(client: SyncPrefectClient) -> UUID:
+    """A run that a worker took and did not begin; scheduled again, it stays so, for no worker serves it."""
     flow_id = client.create_flow_from_name(FLOW)
     deployment_id = client.create_deployment(flow_id=flow_id, name=f"unserved-{uuid4().hex[:8]}")
-    run = client.create_flow_run_from_deployment(deployment_id, state=Pending())
-    client.set_flow_run_state(run.id, Crashed(), force=True)
-    return run.id
+    return client.create_flow_run_from_deployment(deployment_id, state=Pending()).id
+
+
+def crashed(client: SyncPrefectClient) -> UUID:
+    """The same, and it crashed."""
+    run_id = pending(client)
+    client.set_flow_run_state(run_id, Crashed(), force=True)
+    return run_id
 
 
 def state_after(client: SyncPrefectClient, run_id: UUID) -> State:
@@ -111,6 +116,17 @@ def state_after(client: SyncPrefectClient, run_id: UUID) -> State:
 
 def test_a_run_that_crashed_before_its_incident_was_open_is_begun_again(prefect: SyncPrefectClient) -> None:
     assert state_after(prefect, crashed(prefect)).name == "AwaitingRetry"
+
+
+def test_a_run_whose_worker_died_before_it_began_is_begun_again_in_good_time(
+    prefect: SyncPrefectClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = pending(prefect)
+    CrashedRuns(store).mend_due()
+    assert prefect.read_flow_run(run_id).state_type is StateType.PENDING, "its process may be starting still"
+    monkeypatch.setitem(LOST_AFTER, StateType.PENDING, timedelta(0))
+    CrashedRuns(store).mend_due()
+    assert prefect.read_flow_run(run_id).state_name == "AwaitingRetry"
 
 
 def test_a_run_that_crashed_after_its_end_is_shown_as_it_ended(prefect: SyncPrefectClient, store: Store) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -46,7 +47,7 @@ def test_a_duty_that_fails_stops_the_beat_until_it_is_done_again(outside):
             raise ValueError("the store is gone")
 
     duty = Duty(do)
-    switch = DeadMan(outside.url, [duty], every_s=0.05, lately_s=0.3)
+    switch = DeadMan(f"{outside.url}/ping", [duty], every_s=0.05, lately_s=0.3)
     assert beats(switch, outside, duty, 0.3)
     broken[0] = True
     beats(switch, outside, duty, 0.4)
@@ -62,7 +63,7 @@ def test_a_duty_that_is_stuck_stops_the_beat(outside):
         free.wait(30)
 
     stuck = Duty(do)
-    switch = DeadMan(outside.url, [stuck], every_s=0.05, lately_s=0.3)
+    switch = DeadMan(f"{outside.url}/ping", [stuck], every_s=0.05, lately_s=0.3)
     worker = threading.Thread(target=stuck.do)
     worker.start()
     time.sleep(0.4)
@@ -106,6 +107,24 @@ def test_the_keeper_itself_holds_it_also_while_prefect_is_down(outside, tmp_path
         _, said = keeper.communicate(timeout=30)
     assert keeper.returncode == 0
     assert str(outside.url) not in said.decode()
+
+
+def test_a_keeper_that_is_told_to_end_ends_well_also_while_a_duty_is_stuck(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment = os.environ | {
+            "INCIDENT_HOME": str(tmp_path),
+            DEAD_MAN_URL: f"http://127.0.0.1:{silent.getsockname()[1]}/ping",
+            "PREFECT_API_URL": "http://127.0.0.1:9/api",
+        }
+        environment.pop("INCIDENT_STORE_URL", None)
+        keeper = subprocess.Popen([sys.executable, "-m", "responder.keeper"], env=environment)
+        try:
+            silent.settimeout(60)
+            asking, _ = silent.accept()
+        finally:
+            keeper.send_signal(signal.SIGTERM)
+            assert keeper.wait(15) == 0
+        asking.close()
 
 
 def wait_until(true: Callable[[], object], seconds: float = 60) -> None:

@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import httpx
 import pytest
 from prefect.logging import disable_run_logger
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from blocks.service import save_service
@@ -312,6 +316,37 @@ def test_parameters_out_of_range_start_no_run(installation: Installation, parame
         start_run(parameters)
 
 
+def test_a_run_that_prefect_was_too_busy_to_confirm_is_made_once(installation: Installation) -> None:
+    made: list[str] = []
+
+    class Busy(BaseHTTPRequestHandler):
+        """Prefect's server, which does what it is asked, and twice answers 503 all the same."""
+
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+            url = installation.api_url.removesuffix("/api") + self.path
+            answer = httpx.request(self.command, url, content=body, headers=headers, trust_env=False, timeout=60)
+            if creates := self.path.endswith("/create_flow_run"):
+                made.append(answer.json()["id"])
+            self.send_response(503 if creates and len(made) <= 2 else answer.status_code)
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as busy:
+        Thread(target=busy.serve_forever, daemon=True).start()
+        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{busy.server_port}/api"}):
+            run_id = start_run({"summary": "down", "service": "no-such-service"})
+        busy.shutdown()
+    assert made == [run_id] * 3
+
+
 # --- whole incidents -------------------------------------------------------------------------------
 
 
@@ -429,7 +464,12 @@ def nobody_can_be_told(folder: Path) -> Story:
         notes["told before"] = [m for m in store.messages(wait_opened(store, run_id).id) if m.state == "sent"]
         for vendor in (lab.slack, lab.statuspage, lab.github):
             vendor.heal()
-        wait_for(lambda: any("lab-oncall" in m.channel_name for m in lab.slack.messages), named="the backup")
+
+        def backup_knows() -> bool:
+            """It is told with the next try at PagerDuty, which must not be answered before."""
+            return any(m.channel_name == "lab-oncall" and "did not hold" in m.text for m in lab.slack.messages)
+
+        wait_for(backup_knows, named="the backup")
         notes["pages before"] = lab.pagerduty.pages
         lab.pagerduty.start()
 

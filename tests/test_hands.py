@@ -20,7 +20,7 @@ from responder.domain.incident import Approvers
 from responder.domain.profile import Profile
 from responder.installation import Installation
 from responder.store.people import Asked
-from tests.lab_runs import wait_ended, wait_for
+from tests.lab_runs import has_form, wait_ended, wait_for
 from tests.stories import FENCE, End, Story, patient, play, play_all
 
 YES = Decision.APPROVE
@@ -48,9 +48,7 @@ def question(story: Story, number: int = 1) -> Asked:
 
     def paused() -> Asked | None:
         asked = story.store.questions(story.row.id)
-        with get_client(sync_client=True) as client:
-            state = client.read_flow_run(UUID(story.run_id)).state
-        return asked[number - 1] if len(asked) >= number and state and state.is_paused() else None
+        return asked[number - 1] if len(asked) >= number and has_form(story.run_id) else None
 
     return wait_for(paused, named=f"question {number}")
 

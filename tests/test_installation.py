@@ -18,7 +18,7 @@ import pytest
 from processes import processes_of, wait_until_gone
 
 from responder.domain.errors import PermanentError
-from responder.installation import Installation
+from responder.installation import LOOPBACK, Installation, free_port
 
 MEMBER = """
 import json, sys, time
@@ -192,3 +192,11 @@ def test_everything_lies_in_the_one_folder(installation):
     assert {"server.log", "worker.log", "keeper.log"} <= {
         log.name for log in (installation.home / "logs").iterdir()
     }
+
+
+def test_a_free_port_is_given_to_one_process_and_its_server_may_have_it():
+    port = free_port()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind((LOOPBACK, port))  # as whoever looks for one next
+    with socket.create_server((LOOPBACK, port)) as server, socket.create_connection((LOOPBACK, port)):
+        assert server.accept()

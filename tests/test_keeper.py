@@ -1,6 +1,7 @@
 """The keeper's duties, one by one: a store of their own, real stand-ins, the session's Prefect server."""
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from responder.domain.base import now
 from responder.domain.errors import TransientError
 from responder.domain.incident import Ending, Kind, Mode, Outcome, Severity
 from responder.domain.profile import Contact, Profile
+from responder.keeper.__main__ import repeat_soon
+from responder.keeper.deadman import Duty
 from responder.lab.github import GitHubStandIn, Issue
 from responder.lab.pagerduty import Incident, PagerDutyStandIn
 from responder.lab.slack import SlackStandIn
@@ -322,6 +325,17 @@ def test_a_primary_who_declines_has_its_backup_asked_once_and_the_decision_kept(
         look(desk, row)
     asked = [page.who for page in desk.pagerduty.pages if page.incident_id == row.pagerduty_id][1:]
     assert asked == [desk.pagerduty.escalation_policy_id, "PINFRA"]
+    assert decisions(desk, row) == ["asks the backup of oncall: pagerduty:infra, because oncall declined to join"]
+
+
+def test_however_many_incidents_are_open_the_oldest_has_its_backup_asked(desk):
+    row = with_backups(desk, acknowledged(desk))
+    desk.put(row, "pagerduty", "page", key="page-oncall", text="P1 shop: gateway down", target="oncall")
+    desk.tick()
+    for _ in range(60):
+        desk.open()
+    desk.pagerduty.person_answers(row.pagerduty_id, desk.pagerduty.escalation_policy_id, "declined")
+    look(desk, row)
     assert decisions(desk, row) == ["asks the backup of oncall: pagerduty:infra, because oncall declined to join"]
 
 
@@ -1136,3 +1150,35 @@ def test_a_channel_that_hangs_holds_up_no_other(desk: Desk) -> None:
     finally:
         desk.pagerduty.heal()
         outbox.close()
+
+
+# --- being woken -----------------------------------------------------------------------------------------
+
+
+def test_what_is_committed_is_heard_at_once_and_what_is_not_heard_holds_nobody_up(desk):
+    bell = desk.store.bell
+    assert not bell.ring(), "nobody listens"
+    ears = bell.listen()
+    assert bell.listen() is None, "one hears for all"
+    ears.settimeout(5)
+    desk.open()
+    assert ears.recv(1) == b""
+    while bell.ring():  # until no more is kept for it
+        pass
+    desk.open()
+    ears.close()
+    assert not bell.ring()
+
+
+def test_a_duty_that_is_woken_does_not_wait_for_its_next_look():
+    done, rung, ended = threading.Event(), threading.Event(), threading.Event()
+    loop = threading.Thread(target=repeat_soon, args=(Duty(done.set), rung, ended, 3_600.0))
+    loop.start()
+    for _ in range(2):
+        rung.set()
+        assert done.wait(60)
+        done.clear()
+    ended.set()
+    rung.set()
+    loop.join(60)
+    assert not loop.is_alive()

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,11 @@ from sqlalchemy import event
 
 from responder.domain.approval import Answer, Decision, Question
 from responder.domain.incident import WAITING_TO_APPROVE, Approvers
+from responder.installation import free_port
 from responder.receiver import access, bounds
 from responder.receiver.alerts import SECRETS
 from responder.receiver.app import create_app
-from responder.receiver.server import server_of
+from responder.receiver.server import listen, serve, server_of
 from responder.store import Store
 from responder.store.tables import IncidentRow
 
@@ -85,6 +87,11 @@ class Door:
         self.store.ask(row.id, row.epoch, question)
         self.store.begin_step(row.id, row.epoch, WAITING_TO_APPROVE, deadline_s=600)
         return question
+
+    def sends(self, token: str) -> int:
+        """Send a group without alerts; returns the status."""
+        posted = {"version": "4", "groupKey": "none", "alerts": []}
+        return self.ask("POST", "/alerts/alertmanager", posted, token=token).status_code
 
     def said(self, row: IncidentRow) -> list[tuple[str, str, str]]:
         return [(made.who, made.what, made.why) for made in self.store.decisions(row.id)]
@@ -223,10 +230,83 @@ def test_who_guesses_is_slowed_down_and_who_has_a_token_is_not(door: Door) -> No
         gate.was_wrong("10.0.0.9", WRONG)
     assert not gate.lets_try("10.0.0.9", fresh)
     assert gate.lets_try("10.0.0.8", fresh), "another address has guesses of its own"
-    gate.was_right(fresh)
+    gate.was_right(fresh, "kim")
     assert gate.lets_try("10.0.0.9", fresh)
     gate.was_wrong("10.0.0.9", fresh)
     assert not gate.lets_try("10.0.0.9", fresh), "one that was revoked meanwhile is a guess like others"
+
+
+def test_who_sends_alerts_is_not_asked_for_again_within_a_second_and_then_is(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1_000.0]
+    door.application.state.gate = access.Gate(lambda: clock[0])
+    row, token = door.store.add_token("prometheus", sends_alerts=True)
+    looked: list[str] = []
+    real = door.store.sender_of
+    monkeypatch.setattr(door.store, "sender_of", lambda given: looked.append(given) or real(given))
+
+    with ThreadPoolExecutor(5) as senders:
+        assert list(senders.map(door.sends, [token] * 5)) == [202] * 5
+    assert looked == [token]
+    door.store.revoke_token(row.id)
+    clock[0] += access.SENDER_KNOWN_S
+    assert [door.sends(token) for _ in range(2)] == [401] * 2
+    assert door.ask("GET", "/stop", token=token).status_code == 401, "nor does it open anything else"
+
+
+def test_who_guesses_holds_up_nobody_who_sends_alerts(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, token = door.store.add_token("alertmanager", sends_alerts=True)
+    asked, found, real = threading.Event(), threading.Event(), door.store.sender_of
+
+    def slow_to_find_nobody(given: str) -> str | None:
+        if given == WRONG:
+            asked.set()
+            found.wait(60)
+        return real(given)
+
+    monkeypatch.setattr(door.store, "sender_of", slow_to_find_nobody)
+    with ThreadPoolExecutor(1) as guesser:
+        guess = guesser.submit(door.sends, WRONG)
+        assert asked.wait(60)
+        assert door.sends(token) == 202
+        assert not guess.done()
+        found.set()
+        assert guess.result() == 401
+
+
+def test_an_answer_is_sent_at_once_and_not_kept_until_the_last_is_acknowledged() -> None:
+    with (
+        listen("127.0.0.1", 0) as door,
+        socket.create_connection(door.getsockname()),
+        door.accept()[0] as connection,
+    ):
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_nobody_is_let_in_to_wait_before_the_door_can_answer(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    port, let_in = free_port(), []
+
+    def connects() -> bool:
+        with socket.socket() as knocks:
+            return knocks.connect_ex(("127.0.0.1", port)) == 0
+
+    def opens() -> Store:
+        let_in.append(connects())
+        return Store(door.store.engine.url.render_as_string(hide_password=False))
+
+    async def asked_before(app: Any) -> None:
+        let_in.append(connects())
+
+    def listening() -> None:
+        let_in.append(connects())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("responder.receiver.server.open_store", opens)
+    monkeypatch.setattr("responder.receiver.server._warm_up", asked_before)
+    with pytest.raises(KeyboardInterrupt):
+        serve("127.0.0.1", port, listening=listening)
+    assert let_in == [False, False, True]
 
 
 def test_a_gate_remembers_no_more_addresses_than_it_may_and_gives_guesses_back() -> None:

@@ -2,6 +2,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -284,9 +285,11 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
         (tmp_path / "patterns.yaml").write_text(text)
         monkeypatch.setenv(SITE_PATTERNS, str(tmp_path / "patterns.yaml"))
         redaction.site_patterns.cache_clear()
+        redaction._remembered.cache_clear()
 
     yield write
     redaction.site_patterns.cache_clear()
+    redaction._remembered.cache_clear()
 
 
 def test_a_site_adds_patterns_of_its_own(site: Callable[[str], None]) -> None:
@@ -314,7 +317,8 @@ def test_a_pattern_that_cannot_be_used_is_named_and_costs_no_other(
 
 @pytest.fixture
 def knowing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redaction, "_known", ())
+    monkeypatch.setattr(redaction, "_known", frozenset())
+    monkeypatch.setattr(redaction, "_forms", ())
 
 
 @pytest.mark.usefixtures("knowing")
@@ -323,6 +327,23 @@ def test_what_we_hold_is_hidden_by_its_value_in_every_text_and_error() -> None:
     assert redact("bad token y8Nb-AkKc66ryYTWUXYEu") == f"bad token {MARK}"
     assert str(TransientError("refused: b3BlbnNzaC1rZXktdjEAAAAABG5v")) == f"refused: {MARK}"
     assert redact("connection on") == "connection on"
+
+
+@pytest.mark.usefixtures("knowing")
+def test_what_is_learned_again_and_again_takes_no_more_to_look_for() -> None:
+    know("abc/def+ghi=")
+    once = redaction._forms
+    know("abc/def+ghi=")
+    assert redaction._forms == once
+    assert len(once) == 2, "as it is, and as a URL writes it"
+
+
+@pytest.mark.usefixtures("knowing")
+def test_what_is_learned_at_the_same_time_is_all_known() -> None:
+    secrets = [f"planted/secret+{number:04}" for number in range(400)]
+    with ThreadPoolExecutor(8) as learners:
+        list(learners.map(know, secrets))
+    assert {redact(secret) for secret in secrets} == {MARK}
 
 
 @pytest.mark.usefixtures("knowing")

@@ -21,7 +21,7 @@ from responder.installation import Installation
 from responder.lab.http import Answer, Request, StandIn
 from responder.store import Store
 from tests.factories import open_incident, profile
-from tests.lab_runs import wait_for
+from tests.lab_runs import has_form, wait_for
 
 
 class Done(Frozen):
@@ -185,7 +185,7 @@ def test_a_form_is_waited_for_through_a_time_without_a_server(
             def resume() -> None:
                 client.resume_flow_run(run_ids[0], run_input={"decision": "approve", "by": "Ann"})
 
-            wait_for(lambda: run_ids and client.read_flow_run(run_ids[0]).state.is_paused(), named="the pause")
+            wait_for(lambda: run_ids and has_form(str(run_ids[0])), named="the form")
             away.set()
             noticed.wait()
             if answered == "meanwhile":

@@ -2,15 +2,20 @@
 
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import paramiko
 import pytest
 import yaml
 from commands import incident
 from factories import profile_data, profile_text
+from prefect.blocks.core import Block
 
+from blocks.service import beside_others
 from responder.domain.profile import Profile
 from responder.installation import free_port
 from responder.lab.lab import Lab
@@ -437,3 +442,15 @@ def test_check_says_a_line_for_each_thing_and_remembers_what_it_could_not_read(l
         line for line in lines if f"{host.name}: metrics:" in line
     ]
     assert store.known_unknowns("unreadable-metrics") == {(host.name, "metrics")}
+
+
+@pytest.mark.usefixtures("installation")
+def test_whoever_saves_the_first_of_its_kind_at_the_same_moment_succeeds():
+    class Fresh(Block):
+        _block_type_name = f"Fresh {uuid4().hex[:8]}"
+        value: str = ""
+
+    with ThreadPoolExecutor(8) as people:
+        saves = [partial(Fresh(value=str(n)).save, f"fresh-{n}", overwrite=True) for n in range(8)]
+        list(people.map(beside_others, saves))
+    assert [Fresh.load(f"fresh-{n}").value for n in range(8)] == [str(n) for n in range(8)]

@@ -229,7 +229,7 @@ def test_runs_that_start_together_open_exactly_one_incident(store: Store) -> Non
     names = [f"run-{number}" for number in range(6)]
     rows = at_once(*[lambda name=name: open_incident(store, name, alerts=[alert(name)]) for name in names])
     assert len({row.id for row in rows}) == 1
-    assert len(store.incidents(open_only=True)) == 1
+    assert len(store.open_incidents()) == 1
     assert sorted(a.name for a in store.alerts(rows[0].id)) == names
 
 
@@ -273,7 +273,7 @@ def test_alerts_are_not_given_into_the_care_of_an_incident_that_is_just_being_cl
 
     _, opened = at_once(close_slowly, declare)
     assert opened != holder
-    assert [row.id for row in store.incidents(open_only=True)] == [opened]
+    assert [row.id for row in store.open_incidents()] == [opened]
     assert [a.name for a in store.alerts(opened)] == ["ShopDown"]
     assert store.alerts(holder) == []
 
@@ -877,4 +877,4 @@ for number in itertools.count(1):
         restless.kill()
         restless.communicate()
         store.close()
-    assert max(waited) < 100, sorted(waited)
+    assert sum(waited) < 3 * len(waited), sorted(waited)

@@ -276,7 +276,7 @@ def test_a_scenario_that_does_not_fit_is_refused_with_what_to_do(running, tmp_pa
     ("name", "words"),
     [
         ("keeper", "responder.keeper"),
-        ("server", "prefect server"),
+        ("server", "responder.server"),
         ("worker", "prefect worker"),
         ("receiver", "responder.receiver"),
     ],

@@ -148,10 +148,11 @@ def list_incidents(
     open_only: Annotated[bool, typer.Option("--open", help="Only those that are open.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List incidents, the newest first."""
+    """List the last 50 incidents, or all that are open, the newest first."""
     columns = ("id", "severity", "service", "status", "outcome", "opened_at", "summary")
     with _store() as store:
-        rows = [{name: getattr(row, name) for name in columns} for row in store.incidents(open_only=open_only)]
+        found = store.open_incidents() if open_only else store.incidents()
+    rows = [{name: getattr(row, name) for name in columns} for row in found]
     for row in rows:
         row["opened_at"] = row["opened_at"].isoformat(timespec="seconds")
     print_json(rows) if as_json else print_table(rows, columns)
@@ -604,7 +605,7 @@ def break_lab(scenario: ScenarioName, as_json: Json = False) -> None:
     document = ask_lab(data_folder(), do="break", scenario=load_scenario(scenario).model_dump(mode="json"))
     print_json(document) if as_json else print_fields(document)
     with _store() as store:
-        others = [row for row in store.incidents(open_only=True) if row.run_id != document["run_id"]]
+        others = [row for row in store.open_incidents() if row.run_id != document["run_id"]]
     taken_in = next((row.id for row in others if row.service == document["service"]), None)
     people.print(
         f"incident {taken_in} of this service is open and takes the alert in; `incident close {taken_in}` ends it"

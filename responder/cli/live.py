@@ -97,5 +97,5 @@ def watch(store: Store, incident_id: str | None, *, as_json: bool) -> dict[str, 
 
 def _newest_open(store: Store) -> IncidentRow | None:
     """One whose run goes on before those that only wait for a person to close them."""
-    rows = store.incidents(open_only=True)
+    rows = store.open_incidents()
     return next((row for row in rows if row.outcome is None), rows[0] if rows else None)

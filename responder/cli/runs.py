@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -13,7 +13,7 @@ from prefect.exceptions import PrefectException
 
 from blocks.run_history import run_url
 from responder.cli.live import Live
-from responder.domain.errors import PermanentError
+from responder.domain.errors import PermanentError, TransientError
 from responder.domain.incident import SUMMARY_LIMIT, WAITING_TO_APPROVE, clean_alert
 from responder.domain.redaction import clipped
 from responder.store import Store
@@ -60,19 +60,24 @@ class Followed:
 def start_run(parameters: Mapping[str, Any]) -> str:
     """Create a run of the deployment `incident`; returns its id. Prefect keeps its parameters: without secrets.
 
-    Raises `PermanentError` for bad parameters.
+    Prefect's client asks a busy server again for a minute; the key makes a second run the same one. Raises
+    `PermanentError` for bad parameters, `TransientError` when the server stays too busy.
     """
     clean = dict(parameters)
     if isinstance(summary := clean.get("summary"), str):
         clean["summary"] = clipped(summary, max(SUMMARY_LIMIT, len(summary)))
     if isinstance(alerts := clean.get("alerts"), list):
         clean["alerts"] = [clean_alert(alert) if isinstance(alert, Mapping) else alert for alert in alerts]
+    key = uuid4().hex
     with get_client(sync_client=True) as client:
-        deployment = client.read_deployment_by_name(DEPLOYMENT)
         try:
-            run = client.create_flow_run_from_deployment(deployment.id, parameters=clean)
+            deployment = client.read_deployment_by_name(DEPLOYMENT)
+            run = client.create_flow_run_from_deployment(deployment.id, parameters=clean, idempotency_key=key)
         except httpx.HTTPStatusError as error:
-            raise PermanentError(f"the run was not accepted: {error.response.text[:500]}") from error
+            words = error.response.text[:500]
+            if error.response.status_code < 500:
+                raise PermanentError(f"the run was not accepted: {words}") from error
+            raise TransientError(f"Prefect is too busy to take the run: {words}; try again") from error
         return str(run.id)
 
 

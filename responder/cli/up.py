@@ -141,7 +141,7 @@ def _document(installation: Installation, states: Mapping[str, str], lab: str | 
 
 def _burning(store: Store) -> list[str]:
     try:
-        rows = store.incidents(open_only=True, limit=BURNING)
+        rows = store.open_incidents(limit=BURNING)
     except SQLAlchemyError as error:
         return [f"unknown, the store does not answer: {_first_line(error)}"]
     return [f"{row.id}  {row.severity or 'P?'} {row.service}: {row.summary}" for row in rows]

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -143,7 +144,10 @@ PATTERNS = (
 )
 """Applied in this order, before a site's own."""
 
-_known: tuple[str, ...] = ()
+_learning = threading.Lock()
+_known: frozenset[str] = frozenset()
+_forms: tuple[str, ...] = ()
+_SHORT = 200
 
 
 def know(*secrets: str) -> None:
@@ -151,14 +155,27 @@ def know(*secrets: str) -> None:
 
     A private key is known line by line. Values of fewer than six characters are ignored.
     """
-    global _known
-    lines = [line.strip() for secret in secrets for line in secret.splitlines() if "-----" not in line]
-    _known = tuple(Redactor([*_known, *lines]).forms)
+    global _known, _forms
+    lines = {line.strip() for secret in secrets for line in secret.splitlines() if "-----" not in line}
+    with _learning:
+        if not lines <= _known:
+            _known |= lines
+            _forms = tuple(Redactor(_known).forms)
 
 
 def redact(text: str) -> str:
     """`text` with every secret that can be told by its looks, or is known, replaced by a mark. Idempotent."""
-    for form in _known:
+    return _remembered(text, len(_forms)) if len(text) <= _SHORT else _redacted(text)
+
+
+@functools.lru_cache(maxsize=4_096)
+def _remembered(text: str, _how_many_forms: int) -> str:
+    # Labels are the same in alert after alert. With more forms to look for, nothing of before is remembered.
+    return _redacted(text)
+
+
+def _redacted(text: str) -> str:
+    for form in _forms:
         text = text.replace(form, MARK)
     for _, _, regex, replacement in (*PATTERNS, *site_patterns()):
         text = regex.sub(replacement, text)

@@ -1,11 +1,14 @@
 """`python -m responder.keeper`: run the keeper until it is told to end."""
 
+import gc
 import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
+from typing import Any
 
 from responder.domain.logs import clean_logs
 from responder.domain.notices import SITE_TEMPLATES
@@ -24,11 +27,14 @@ from responder.keeper.outbox import Outbox
 from responder.keeper.runs import CrashedRuns, take_up_lapsed_runs
 from responder.keeper.updates import keep_updates
 from responder.store import open_store
+from responder.store.bell import Bell
 
 TICK_S = 0.5
-SOON_S = 0.2
-"""What an alert waits for: each of these is a query that mostly finds nothing."""
+PAUSE_S = 0.2
+"""Between two looks for what was committed: in a storm each look finds many."""
 BEAT_S = 2.0
+END_S = 10.0
+"""What is being done or sent is waited for so long; whoever told us to end kills us a little later."""
 ENDINGS = (signal.SIGTERM, signal.SIGINT)
 
 log = logging.getLogger("keeper")
@@ -71,22 +77,55 @@ def main() -> None:
         CrashDetection().ensure,
         Auditor(store, access).look,
     )
-    duties = [(Duty(do), SOON_S) for do in soon] + [(Duty(do), TICK_S) for do in often]
-    if switch := dead_man([alive, *(duty for duty, _ in duties)]):
-        duties.append((Duty(switch.beat), TICK_S))
+    rung = {Duty(do): threading.Event() for do in soon}
+    duties = [Duty(do) for do in often]
+    if switch := dead_man([alive, *rung, *duties]):
+        duties.append(Duty(switch.beat))
     log.info("keeping promises as %s", holder)
     store.keeper_beats(holder)
-    for duty, tick_s in duties:
-        threading.Thread(target=_repeat, args=(duty, tick_s, ended), daemon=True).start()
+    loops: list[tuple[Any, ...]] = [(repeat_soon, duty, bell, ended) for duty, bell in rung.items()]
+    loops += [(_repeat, duty, ended) for duty in duties]
+    gc.freeze()  # looking through all that is loaded for garbage stops everything, also while the store is locked
+    threading.Thread(target=_hear, args=(store.bell, rung.values()), daemon=True).start()
+    threads = [threading.Thread(target=loop, args=arguments, daemon=True) for loop, *arguments in loops]
+    for thread in threads:
+        thread.start()
     while signal.sigtimedwait(ENDINGS, BEAT_S) is None:
         alive.do()
     ended.set()
-    outbox.close()
+    deadline = time.monotonic() + END_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    outbox.close(max(0.0, deadline - time.monotonic()))
+    # Not by Python's own end, which runs OpenSSL's beside threads that still use it: a segmentation fault.
+    logging.shutdown()
+    os._exit(0)
 
 
-def _repeat(duty: Duty, tick_s: float, ended: threading.Event) -> None:
-    while not ended.wait(tick_s):
+def repeat_soon(duty: Duty, rung: threading.Event, ended: threading.Event, tick_s: float = TICK_S) -> None:
+    """Do it as soon as something was committed, and every `tick_s` for what was not heard."""
+    while not ended.is_set():
+        heard = rung.wait(tick_s)
+        rung.clear()
         duty.do()
+        if heard:
+            ended.wait(PAUSE_S)
+
+
+def _repeat(duty: Duty, ended: threading.Event) -> None:
+    while not ended.wait(TICK_S):
+        duty.do()
+
+
+def _hear(bell: Bell, rung: Collection[threading.Event]) -> None:
+    ears = bell.listen()
+    if ears is None:
+        log.info("another keeper here hears what is committed: looking every %g s instead", TICK_S)
+        return
+    while True:
+        ears.recv(1)
+        for each in rung:
+            each.set()
 
 
 if __name__ == "__main__":

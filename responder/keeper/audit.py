@@ -40,23 +40,20 @@ class Auditor:
             for lease, incident in self._store.leases()
             if lease.at_work(at) and incident.outcome is None
         }
-        for incident in self._store.incidents(open_only=True, limit=1_000):
-            by_a_person = incident.taken_by is not None
-            if (
-                by_a_person
-                or incident.id in worked_on
-                or not incident.pagerduty_id
-                or not Mode(incident.mode).acts
-            ):
+        for incident_id in worked_on:
+            self._quiet_since.pop(incident_id, None)
+        self._next = {incident_id: due for incident_id, due in self._next.items() if due > at}
+        for incident in self._store.open_incidents(but=worked_on | self._next.keys()):
+            if incident.taken_by is not None or not incident.pagerduty_id or not Mode(incident.mode).acts:
                 self._quiet_since.pop(incident.id, None)
-            elif self._next.get(incident.id, at) <= at:
-                lease = timedelta(seconds=Profile.model_validate(incident.profile).clock.page_lease_s)
-                self._next[incident.id] = at + lease / LOOKS
-                try:
-                    self._audit(incident, incident.pagerduty_id, lease)
-                except IncidentResponseError as error:
-                    log = logging.getLogger(__name__)
-                    log.warning("whether the page of %s is quiet could not be told: %s", incident.id, error)
+                continue
+            lease = timedelta(seconds=Profile.model_validate(incident.profile).clock.page_lease_s)
+            self._next[incident.id] = at + lease / LOOKS
+            try:
+                self._audit(incident, incident.pagerduty_id, lease)
+            except IncidentResponseError as error:
+                log = logging.getLogger(__name__)
+                log.warning("whether the page of %s is quiet could not be told: %s", incident.id, error)
 
     def _audit(self, incident: IncidentRow, page_id: str, lease: timedelta) -> None:
         pagerduty = self._access.pagerduty(incident.service)

@@ -33,14 +33,12 @@ class Backups:
     def ask_due(self) -> None:
         """Ask each backup that is due. A PagerDuty that does not answer costs no other incident its backup."""
         at = now()
-        waiting = [
-            row
-            for row in self._store.incidents(open_only=True)
-            if Mode(row.mode).acts and self._next.get(row.id, at) <= at
-        ]
-        for incident in waiting:
+        self._next = {incident_id: due for incident_id, due in self._next.items() if due > at}
+        for incident in self._store.open_incidents(but=self._next):
             profile = Profile.model_validate(incident.profile)
             self._next[incident.id] = at + timedelta(seconds=profile.clock.silence_s / LOOKS)
+            if not Mode(incident.mode).acts:
+                continue
             try:
                 ask_backups(self._store, self._access, incident, profile)
             except IncidentResponseError as error:

@@ -139,9 +139,10 @@ def page_queued(store: Store) -> None:
             continue
         profile = Profile.model_validate(incident.profile)
         waited_s = (now() - incident.opened_at).total_seconds()
+        if waited_s <= profile.clock.queue_s:
+            continue
         rules = [profile.rule_for(alert) for alert in store.alerts(incident.id)]
-        worst = min((rule.severity for rule in rules if rule and rule.severity), default=None)
-        if worst is Severity.P1 and waited_s > profile.clock.queue_s:
+        if any(rule and rule.severity is Severity.P1 for rule in rules):
             _page(store, incident, f"no worker has begun after {waited_s:.0f} s", key="queued")
 
 

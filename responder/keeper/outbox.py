@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import timedelta
 
 from responder.domain.base import now
@@ -61,10 +61,11 @@ class Outbox:
             if free and (claimed := self._claimed(message)):
                 self._busy.append((name, claimed, self._pool(name).submit(self._send, claimed)))
 
-    def close(self) -> None:
-        """Begin no more; what is being sent is not waited for."""
+    def close(self, wait_s: float = 0) -> None:
+        """Begin no more, and wait so long for what is being sent."""
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
+        wait([sending for _, _, sending in self._busy], wait_s)
 
     def _pool(self, name: str) -> ThreadPoolExecutor:
         if name not in self._pools:

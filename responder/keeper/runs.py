@@ -36,10 +36,11 @@ AFTER_CRASH = timedelta(seconds=6)
 # A busy machine needs more than a minute to start a process; a second one beside it would count as a lost run.
 STARTS = timedelta(seconds=120)
 MOST_TAKE_UPS = 6
+LOST_AFTER = {StateType.CRASHED: AFTER_CRASH, StateType.PENDING: STARTS}
 CRASHES_S = 5.0
 """Between two looks at what has crashed: each is a question to Prefect's server."""
 RECENT = timedelta(hours=1)
-"""What crashed longer ago is history: people have begun something else by now."""
+"""What was lost longer ago is history: people have begun something else by now."""
 AT_ONCE = 50
 FLOW = "incident"
 ENDED = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CANCELLING})
@@ -98,23 +99,23 @@ def _take_up(store: Store, holder: str, incident: IncidentRow, lease: LeaseRow) 
 
 
 class CrashedRuns:
-    """What crashed where no lease tells of it: before its incident was open, or after it had ended."""
+    """What was lost where no lease tells of it: before its incident was open, or after it had ended."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._look_at = 0.0
 
     def mend_due(self) -> None:
-        """Begin again what crashed before it had opened an incident; give what had ended its last state."""
+        """Begin again what was lost before it had opened an incident; give what had ended its last state."""
         if time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + CRASHES_S
         try:
             with get_client(sync_client=True) as client:
-                for run in _crashed(client):
+                for run in _lost(client):
                     self._mend(client, run)
         except (httpx.HTTPError, PrefectException) as error:
-            logging.getLogger(__name__).warning("Prefect does not answer, crashed runs wait: %s", error)
+            logging.getLogger(__name__).warning("Prefect does not answer, lost runs wait: %s", error)
 
     def _mend(self, client: SyncPrefectClient, run: FlowRun) -> None:
         incident = self._store.incident_of_run(str(run.id))
@@ -124,15 +125,20 @@ class CrashedRuns:
             client.set_flow_run_state(run.id, final_state(incident.ending), force=True)
 
 
-def _crashed(client: SyncPrefectClient) -> list[FlowRun]:
-    """The incidents' runs that crashed lately, but not just now."""
+def _lost(client: SyncPrefectClient) -> list[FlowRun]:
+    """The incidents' runs that crashed lately, but not just now, and those that a worker took and did not begin.
+
+    A worker says that a run is pending and starts its process then; of one that dies between, nobody else tells.
+    """
     found = client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),
         flow_run_filter=FlowRunFilter(
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(LOST_AFTER))),
             deployment_id=FlowRunFilterDeploymentId(is_null_=False),
         ),
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,
         limit=AT_ONCE,
     )
-    return [run for run in found if run.state and AFTER_CRASH < now() - run.state.timestamp < RECENT]
+    return [
+        run for run in found if run.state and LOST_AFTER[run.state.type] < now() - run.state.timestamp < RECENT
+    ]

@@ -83,8 +83,8 @@ class Stop(Frozen):
 
 @router.get("/incidents")
 def incidents(store: Kept) -> tuple[Incident, ...]:
-    """The open incidents, the newest first, 50 at most."""
-    return tuple(_incident(row) for row in store.incidents(open_only=True))
+    """The open incidents, the newest first."""
+    return tuple(_incident(row) for row in store.open_incidents())
 
 
 @router.get("/incidents/{id}/question")

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from responder.domain.base import now
 from responder.domain.incident import NO_RUN, Alert, Kind, Mode, Outcome, Phase, Severity
@@ -89,6 +89,8 @@ class Alerts(People):
             known: dict[str, ReceiptRow] = {}
             for first in range(0, len(keys), _KEYS_AT_ONCE):
                 found = select(ReceiptRow).where(ReceiptRow.key.in_(keys[first : first + _KEYS_AT_ONCE]))
+                # Most are repeats: what they say is known, and reading it again would take longer than all else.
+                found = found.options(defer(ReceiptRow.alert), defer(ReceiptRow.why))
                 rows = session.scalars(found.order_by(ReceiptRow.key).with_for_update())
                 known |= {row.key: row for row in rows}
             for key in keys:
@@ -370,35 +372,39 @@ def _caused_by_us(session: Session, incident: IncidentRow, alert: Alert) -> str 
     """Why the alert is what an action of ours looks like from outside, if it began while that was under way."""
     if alert.starts_at is None:
         return None
+    attempts = session.scalars(
+        select(AttemptRow).where(
+            AttemptRow.incident_id == incident.id,
+            AttemptRow.acted_at <= alert.starts_at,
+            AttemptRow.strategy != "wait",
+        )
+    ).all()
+    if not attempts:
+        return None
     settle = timedelta(seconds=Profile.model_validate(incident.profile).clock.settle_s)
-    for attempt in session.scalars(select(AttemptRow).where(AttemptRow.incident_id == incident.id)):
-        if attempt.acted_at is None or attempt.strategy == "wait":
-            continue
+    for attempt in attempts:
         until = (attempt.checked_at or attempt.ended_at or now()) + settle
         named = any(attempt.target and attempt.target in value for value in alert.labels.values())
-        if named and attempt.acted_at <= alert.starts_at <= until:
+        if named and alert.starts_at <= until:
             return f"{attempt.strategy} on {attempt.target} was under way when it began"
     return None
 
 
 def _attach(session: Session, incident: IncidentRow, alert: Alert, reading: Reading) -> Decided:
     """Give an alert to the open incident. Attached is not silenced: what it does not explain is triaged again."""
-    before = _alerts(session, incident.id)
+    new = _new_in(session, incident, alert, reading)
     add_alerts(session, incident.id, [alert])
-    new = _new_in(session, incident, before, alert, reading)
     if new:
         incident.anew = new
         _note(session, incident, f"{alert.name} joins", new)
     return Decided(Went.ATTACHED, new or "an incident of the service is open", incident)
 
 
-def _new_in(
-    session: Session, incident: IncidentRow, before: Sequence[Alert], alert: Alert, reading: Reading
-) -> str | None:
+def _new_in(session: Session, incident: IncidentRow, alert: Alert, reading: Reading) -> str | None:
     """Why an alert that joins is news to the incident, if it is."""
     if reading.severity and incident.severity and reading.severity.value < incident.severity:
         return f"{alert.name} raises it to {reading.severity.value}"
-    if incident.outcome is not None and alert.name not in {each.name for each in before}:
+    if incident.outcome is not None and alert.name not in {each.name for each in _alerts(session, incident.id)}:
         return f"{alert.name} fires, and no run works on it"
     found = session.scalar(
         select(PhaseRow.outcome).where(PhaseRow.incident_id == incident.id, PhaseRow.name == Phase.DIAGNOSE.value)

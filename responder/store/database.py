@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from responder.domain.base import storable
 from responder.domain.errors import NotFoundError, StaleEpochError
+from responder.store.bell import Bell
 from responder.store.tables import IncidentRow
 
 SCHEMA = "0004"  # the newest migration
@@ -28,6 +29,7 @@ _OVERTAKEN_AT_MOST = 5
 SQLITE_BUSY_S = 30.0
 """How long SQLite is waited for while somebody else writes; then `sqlalchemy.exc.OperationalError`."""
 _LOOK_AGAIN_S = (0.0005, 0.003)
+_LEFT_TO_OTHERS_S = 0.01
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -60,6 +62,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
+        self.bell = Bell(url)
 
     def migrate(self) -> None:
         """Bring the schema up to date; safe to call from several processes at once."""
@@ -88,6 +91,7 @@ class Database:
     def _session(self) -> Iterator[Session]:
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
+        self.bell.ring()
 
     @contextmanager
     def _reading(self) -> Iterator[Session]:
@@ -134,13 +138,26 @@ def _engine(url: str) -> Engine:
         for pragma in (busy, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
+    others_until = 0.0
+
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         # A deferred transaction that reads before it writes can be refused in the middle; this one waits.
         if connection.get_execution_options().get("reading"):
             connection.exec_driver_sql("BEGIN")
-        else:
-            _begin_writing(connection)
+            return
+        time.sleep(max(0.0, others_until - time.monotonic()))
+        _begin_writing(connection)
+        connection.info["began"] = time.monotonic()
+
+    @event.listens_for(engine, "commit")
+    @event.listens_for(engine, "rollback")
+    def _ended(connection: Connection) -> None:
+        # Whoever has written leaves the others as long, and looks again no sooner than they do.
+        nonlocal others_until
+        if began := connection.info.pop("began", None):
+            ended = time.monotonic()
+            others_until = ended + min(max(ended - began, _LOOK_AGAIN_S[1]), _LEFT_TO_OTHERS_S)
 
     return engine
 

@@ -1,6 +1,6 @@
 """The store: one object for one database, SQLite by default, PostgreSQL by URL."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -113,13 +113,16 @@ class Store(Alerts):
         with self._reading() as session:
             return session.scalar(select(IncidentRow).where(IncidentRow.run_id == run_id))
 
-    def incidents(self, *, open_only: bool = False, limit: int = 50) -> Sequence[IncidentRow]:
-        """Incidents, the newest first."""
-        query = select(IncidentRow).order_by(IncidentRow.opened_at.desc()).limit(limit)
-        if open_only:
-            query = query.where(IncidentRow.status == "open")
+    def incidents(self, *, limit: int = 50) -> Sequence[IncidentRow]:
+        """The last incidents, open or not, the newest first."""
         with self._reading() as session:
-            return session.scalars(query).all()
+            return session.scalars(select(IncidentRow).order_by(IncidentRow.opened_at.desc()).limit(limit)).all()
+
+    def open_incidents(self, *, but: Collection[str] = (), limit: int | None = None) -> Sequence[IncidentRow]:
+        """All open incidents but those of these ids, the newest first: with no limit none is left out."""
+        query = select(IncidentRow).where(IncidentRow.status == "open", IncidentRow.id.not_in(but))
+        with self._reading() as session:
+            return session.scalars(query.order_by(IncidentRow.opened_at.desc()).limit(limit)).all()
 
     def open_security_incident(self, service: str) -> str | None:
         """Id of an open security incident of `service`."""
