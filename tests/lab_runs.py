@@ -14,6 +14,7 @@ from prefect.client.orchestration import get_client
 from blocks.service import save_service
 from responder.cli.drill import lab_profile
 from responder.cli.runs import start_run
+from responder.domain.base import now
 from responder.domain.profile import Profile
 from responder.lab.lab import Lab
 from responder.lab.scenario import Scenario, load_scenario
@@ -91,7 +92,7 @@ def wait_for(what: Callable[[], Found | None], timeout_s: float = PATIENCE_S, *,
 
 def wait_opened(store: Store, run_id: str, timeout_s: float = PATIENCE_S) -> IncidentRow:
     """The run's incident, once it is open."""
-    return wait_for(lambda: store.incident_of_run(run_id), timeout_s, named=f"the incident of run {run_id}")
+    return _wait_for_run(store, run_id, lambda: store.incident_of_run(run_id), timeout_s, "incident")
 
 
 def wait_ended(store: Store, run_id: str, timeout_s: float = PATIENCE_S) -> IncidentRow:
@@ -102,8 +103,33 @@ def wait_ended(store: Store, run_id: str, timeout_s: float = PATIENCE_S) -> Inci
         ended = store.incident(row.id).outcome is not None
         return ended and all(message.state != "waiting" for message in store.messages(row.id))
 
-    wait_for(told, timeout_s, named=f"the end of incident {row.id}")
+    _wait_for_run(store, run_id, told, timeout_s, "incident's end")
     return store.incident(row.id)
+
+
+def _wait_for_run(
+    store: Store, run_id: str, what: Callable[[], Found | None], timeout_s: float, named: str
+) -> Found:
+    try:
+        return wait_for(what, timeout_s, named=f"the {named} of run {run_id}")
+    except TimeoutError as error:
+        error.add_note(how_far(store, run_id))
+        raise
+
+
+def how_far(store: Store, run_id: str) -> str:
+    """For whoever reads of a run that did not go on: how far it and its incident have come."""
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(UUID(run_id))
+        states = client.read_flow_run_states(run.id)
+    process = run.infrastructure_pid
+    told = [f"now: {now():%X}; the run: {process=}; begun {run.run_count} times"]
+    told += [f"{state.timestamp:%X} {state.name}: {state.message}" for state in states]
+    if row := store.incident_of_run(run_id):
+        told += [f"the incident: {row.outcome}: {row.reason}"]
+        told += [f"{made.who} {made.what}: {made.why}" for made in store.decisions(row.id)]
+        told += [f"a message: {each.channel} {each.kind} {each.state}" for each in store.messages(row.id)]
+    return "\n".join(told)
 
 
 def has_form(run_id: str) -> bool:

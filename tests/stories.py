@@ -21,7 +21,7 @@ from responder.lab.lab import HostAction, Lab
 from responder.lab.scenario import Scenario
 from responder.store import Store, open_store
 from responder.store.tables import AttemptRow, DecisionRow, IncidentRow, MessageRow, PhaseRow
-from tests.lab_runs import PATIENCE_S, broken_lab, start_incident, wait_ended, wait_for, wait_opened
+from tests.lab_runs import PATIENCE_S, broken_lab, how_far, start_incident, wait_ended, wait_for, wait_opened
 
 AT_ONCE = 4
 _PIDFD_GETFD = 438  # the same number on every architecture; Python has no call for it
@@ -73,18 +73,8 @@ class Story:
         try:
             wait_for(come, named=f"{count} of {command!r} {state}")
         except TimeoutError as error:
-            error.add_note(self._so_far())
+            error.add_note(how_far(self.store, self.run_id))
             raise
-
-    def _so_far(self) -> str:
-        """For whoever reads of a story that did not go on: how far its run and its incident have come."""
-        with get_client(sync_client=True) as client:
-            state = client.read_flow_run(UUID(self.run_id)).state
-        row = self.store.incident_of_run(self.run_id)
-        if row is None:
-            return f"the run: {state}; no incident is open"
-        made = [f"{made.who} {made.what}: {made.why}" for made in self.store.decisions(row.id)]
-        return "\n".join([f"the run: {state}; the incident: {row.outcome}: {row.reason}", *made])
 
     def hold_the_look_before_acting(self, *, most: int | None = None) -> Hold:
         """Start, and wait until the mitigation's first look is held: nothing is intended yet."""

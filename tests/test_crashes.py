@@ -11,10 +11,12 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.events import emit_event
 from prefect.states import Completed, Crashed, Pending, Running
 
+from responder.domain.base import now
 from responder.domain.incident import Ending, Mode, Outcome
 from responder.installation import Installation
+from responder.keeper import runs
 from responder.keeper.crashes import NAME, TAG, automation
-from responder.keeper.runs import FLOW, LOST_AFTER, CrashedRuns
+from responder.keeper.runs import FLOW, STARTS, LostRuns
 from responder.store import Store
 from tests.factories import open_incident, profile
 from tests.lab_runs import save_unreachable, start_run, wait_ended, wait_for
@@ -90,16 +92,16 @@ def test_the_keeper_sees_to_it_and_the_runs_of_incidents_beat_as_it_expects(
 # --- where no lease tells of a crash ---------------------------------------------------------------------
 
 
-def pending(client: SyncPrefectClient) -> UUID:
-    """A run that a worker took and did not begin; scheduled again, it stays so, for no worker serves it."""
+def unserved(client: SyncPrefectClient, state: State) -> UUID:
+    """A run in that state without a process; scheduled again, it stays so, for no worker serves it."""
     flow_id = client.create_flow_from_name(FLOW)
     deployment_id = client.create_deployment(flow_id=flow_id, name=f"unserved-{uuid4().hex[:8]}")
-    return client.create_flow_run_from_deployment(deployment_id, state=Pending()).id
+    return client.create_flow_run_from_deployment(deployment_id, state=state).id
 
 
 def crashed(client: SyncPrefectClient) -> UUID:
-    """The same, and it crashed."""
-    run_id = pending(client)
+    """One that was taken by a worker and crashed."""
+    run_id = unserved(client, Pending())
     client.set_flow_run_state(run_id, Crashed(), force=True)
     return run_id
 
@@ -118,15 +120,27 @@ def test_a_run_that_crashed_before_its_incident_was_open_is_begun_again(prefect:
     assert state_after(prefect, crashed(prefect)).name == "AwaitingRetry"
 
 
-def test_a_run_whose_worker_died_before_it_began_is_begun_again_in_good_time(
+@pytest.mark.parametrize("said", [Pending(), Running()], ids=["before it began", "while it told that it runs"])
+def test_a_run_that_died_without_a_witness_is_begun_again_in_good_time(
+    prefect: SyncPrefectClient, store: Store, monkeypatch: pytest.MonkeyPatch, said: State
+) -> None:
+    run_id = unserved(prefect, said)
+    LostRuns(store).mend_due()
+    assert prefect.read_flow_run(run_id).state_type is said.type, "its process may be opening the incident still"
+    monkeypatch.setattr(runs, "now", lambda: now() + STARTS)
+    LostRuns(store).mend_due()
+    assert prefect.read_flow_run(run_id).state_name == "AwaitingRetry"
+
+
+def test_a_run_that_works_on_its_incident_is_left_to_its_lease(
     prefect: SyncPrefectClient, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_id = pending(prefect)
-    CrashedRuns(store).mend_due()
-    assert prefect.read_flow_run(run_id).state_type is StateType.PENDING, "its process may be starting still"
-    monkeypatch.setitem(LOST_AFTER, StateType.PENDING, timedelta(0))
-    CrashedRuns(store).mend_due()
-    assert prefect.read_flow_run(run_id).state_name == "AwaitingRetry"
+    run_id = unserved(prefect, Running())
+    open_incident(store, profile(name=f"shop-{uuid4().hex[:8]}"), run_id=str(run_id), mode=Mode.DRY_RUN)
+    monkeypatch.setattr(runs, "now", lambda: now() + STARTS)
+    LostRuns(store).mend_due()
+    assert prefect.read_flow_run(run_id).state_type is StateType.RUNNING
+    prefect.set_flow_run_state(run_id, Completed())
 
 
 def test_a_run_that_crashed_after_its_end_is_shown_as_it_ended(prefect: SyncPrefectClient, store: Store) -> None:

@@ -24,7 +24,7 @@ from responder.keeper.decisions import DecisionNotes
 from responder.keeper.dispatch import begin_runs, page_queued, take_in_alerts
 from responder.keeper.leases import keep_pages_quiet
 from responder.keeper.outbox import Outbox
-from responder.keeper.runs import CrashedRuns, take_up_lapsed_runs
+from responder.keeper.runs import LostRuns, take_up_lapsed_runs
 from responder.keeper.updates import keep_updates
 from responder.store import open_store
 from responder.store.bell import Bell
@@ -69,7 +69,7 @@ def main() -> None:
         lambda: page_queued(store),
         lambda: keep_pages_quiet(store, access),
         lambda: take_up_lapsed_runs(store, holder),
-        CrashedRuns(store).mend_due,
+        LostRuns(store).mend_due,
         lambda: answer_forms(store),
         lambda: keep_updates(store, access),
         backups.ask_due,

@@ -36,12 +36,13 @@ AFTER_CRASH = timedelta(seconds=6)
 # A busy machine needs more than a minute to start a process; a second one beside it would count as a lost run.
 STARTS = timedelta(seconds=120)
 MOST_TAKE_UPS = 6
-LOST_AFTER = {StateType.CRASHED: AFTER_CRASH, StateType.PENDING: STARTS}
-CRASHES_S = 5.0
-"""Between two looks at what has crashed: each is a question to Prefect's server."""
+LOST_AFTER = {StateType.CRASHED: AFTER_CRASH, StateType.PENDING: STARTS, StateType.RUNNING: STARTS}
+"""A run that is in such a state for so long and has opened no incident is lost."""
+LOOKS_S = 5.0
+"""Between two looks for what is lost: each is a question to Prefect's server."""
 RECENT = timedelta(hours=1)
 """What was lost longer ago is history: people have begun something else by now."""
-AT_ONCE = 50
+AT_ONCE = 200  # the most that Prefect answers
 FLOW = "incident"
 ENDED = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CANCELLING})
 
@@ -98,7 +99,7 @@ def _take_up(store: Store, holder: str, incident: IncidentRow, lease: LeaseRow) 
             client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry"), force=True)
 
 
-class CrashedRuns:
+class LostRuns:
     """What was lost where no lease tells of it: before its incident was open, or after it had ended."""
 
     def __init__(self, store: Store) -> None:
@@ -109,7 +110,7 @@ class CrashedRuns:
         """Begin again what was lost before it had opened an incident; give what had ended its last state."""
         if time.monotonic() < self._look_at:
             return
-        self._look_at = time.monotonic() + CRASHES_S
+        self._look_at = time.monotonic() + LOOKS_S
         try:
             with get_client(sync_client=True) as client:
                 for run in _lost(client):
@@ -121,14 +122,18 @@ class CrashedRuns:
         incident = self._store.incident_of_run(str(run.id))
         if incident is None and run.run_count <= MOST_TAKE_UPS:
             client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry"), force=True)
-        elif incident is not None and incident.outcome is not None and not self._store.has_lease(incident.id):
+        elif incident is None or run.state_type is StateType.RUNNING:
+            return  # lost too often; or it is about to say itself how it ended
+        elif incident.outcome is not None and not self._store.has_lease(incident.id):
             client.set_flow_run_state(run.id, final_state(incident.ending), force=True)
 
 
 def _lost(client: SyncPrefectClient) -> list[FlowRun]:
-    """The incidents' runs that crashed lately, but not just now, and those that a worker took and did not begin.
+    """The incidents' runs that lately, but not just now, stopped on their way to an incident, or crashed later.
 
     A worker says that a run is pending and starts its process then; of one that dies between, nobody else tells.
+    Nor of a process whose last word, that it runs, reaches a busy server after the worker's, that it crashed:
+    there is no heartbeat yet whose end Prefect would notice.
     """
     found = client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),
