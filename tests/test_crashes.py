@@ -143,6 +143,21 @@ def test_a_run_that_works_on_its_incident_is_left_to_its_lease(
     prefect.set_flow_run_state(run_id, Completed())
 
 
+def test_a_run_under_which_a_person_closed_its_incident_does_not_run_for_ever(
+    prefect: SyncPrefectClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = unserved(prefect, Running())
+    row = open_incident(store, profile(name=f"shop-{uuid4().hex[:8]}"), run_id=str(run_id), mode=Mode.DRY_RUN)
+    store.close_incident(row.id, who="ada", why="the venue was down")
+    LostRuns(store).mend_due()
+    assert prefect.read_flow_run(run_id).state_type is StateType.RUNNING, "it may say so itself"
+    monkeypatch.setattr(runs, "now", lambda: now() + STARTS)
+    LostRuns(store).mend_due()
+    state = prefect.read_flow_run(run_id).state
+    assert state
+    assert (state.name, state.message) == ("Completed", "resolved: closed by a person")
+
+
 def test_a_run_that_crashed_after_its_end_is_shown_as_it_ended(prefect: SyncPrefectClient, store: Store) -> None:
     run_id = crashed(prefect)
     row = open_incident(store, profile(name=f"shop-{uuid4().hex[:8]}"), run_id=str(run_id), mode=Mode.DRY_RUN)

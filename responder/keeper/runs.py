@@ -122,10 +122,15 @@ class LostRuns:
         incident = self._store.incident_of_run(str(run.id))
         if incident is None and run.run_count <= MOST_TAKE_UPS:
             client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry"), force=True)
-        elif incident is None or run.state_type is StateType.RUNNING:
-            return  # lost too often; or it is about to say itself how it ended
-        elif incident.outcome is not None and not self._store.has_lease(incident.id):
+        elif incident is not None and self._is_over(incident, run):
             client.set_flow_run_state(run.id, final_state(incident.ending), force=True)
+
+    def _is_over(self, incident: IncidentRow, run: FlowRun) -> bool:
+        """Whether the run should have ended: also one that runs, if a person closed its incident a while ago."""
+        if incident.outcome is None or self._store.has_lease(incident.id):
+            return False
+        closed = incident.closed_at
+        return run.state_type is not StateType.RUNNING or (closed is not None and now() - closed > STARTS)
 
 
 def _lost(client: SyncPrefectClient) -> list[FlowRun]:
