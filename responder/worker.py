@@ -7,6 +7,7 @@ cancellation, limits. Where a run cannot be forked it is started cold.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -206,6 +207,9 @@ class ForkStarter:
 
 def run_engine(environment: dict[str, str], folder: str) -> None:
     """Be `python -m prefect.engine`, in a process that was forked."""
+    # Looking through all that was imported for garbage takes 150 ms, may come while the store is locked, and copies
+    # every page of memory that it shares with the others.
+    gc.freeze()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
