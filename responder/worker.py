@@ -207,8 +207,8 @@ class ForkStarter:
 
 def run_engine(environment: dict[str, str], folder: str) -> None:
     """Be `python -m prefect.engine`, in a process that was forked."""
-    # Looking through all that was imported for garbage takes 150 ms, may come while the store is locked, and copies
-    # every page of memory that it shares with the others.
+    # Looking through all that was imported for garbage takes 150 ms, may come while the store is locked, and
+    # copies every page of memory that it shares with the others.
     gc.freeze()
     os.environ.clear()
     os.environ.update(environment)
