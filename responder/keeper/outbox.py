@@ -26,7 +26,8 @@ CLAIM_S = 15.0
 RENEW_S = 5.0
 BACKUP_AFTER_TRIES = 2
 RETRY_S = (1, 2, 5, 10, 20, 40, 60)
-FIND_RETRY_S = 1.0
+FIND_RETRY_S = (0.25, 0.5, 1)
+"""Mostly it is there a moment later, and until it is found and acknowledged a telephone rings."""
 LONGEST_RETRY_AFTER_S = 60.0
 SAID_LIMIT = 2_000
 HELD_KINDS = frozenset({"post", "publish", "notify", "ticket", "comment"})
@@ -115,7 +116,7 @@ def _try(store: Store, access: Access, claimed: Sequence[MessageRow]) -> bool:
     try:
         tell(Saying(store, access, incident, tuple(claimed)))
     except NotFoundYetError as error:
-        _again(store, claimed, str(error), FIND_RETRY_S)
+        _again(store, claimed, str(error), _pause_s(first, FIND_RETRY_S))
         # An event may be accepted and open nothing (maintenance, another service's key).
         if now() - first.created_at > _patience(incident):
             _use_backup(store, first, incident)
@@ -164,8 +165,8 @@ def _patience(incident: IncidentRow) -> timedelta:
     return timedelta(seconds=Profile.model_validate(incident.profile).clock.find_page_s)
 
 
-def _pause_s(message: MessageRow) -> float:
-    return float(RETRY_S[min(message.tries - 1, len(RETRY_S) - 1)])
+def _pause_s(message: MessageRow, pauses: Sequence[float] = RETRY_S) -> float:
+    return pauses[min(message.tries - 1, len(pauses) - 1)]
 
 
 def _again(store: Store, claimed: Sequence[MessageRow], error: str, pause_s: float) -> None:
