@@ -15,14 +15,13 @@ from responder.domain.base import now
 from responder.domain.incident import Ending, Mode, Outcome
 from responder.installation import Installation
 from responder.keeper import runs
-from responder.keeper.crashes import NAME, TAG, automation
+from responder.keeper.crashes import HEARTBEAT, NAME, TAG, automation
 from responder.keeper.runs import FLOW, STARTS, LostRuns
 from responder.store import Store
 from tests.factories import open_incident, profile
 from tests.lab_runs import save_unreachable, start_run, wait_ended, wait_for
 
 SILENCE = timedelta(seconds=10)  # the least that Prefect takes
-HEARTBEAT = "prefect.flow-run.heartbeat"
 
 
 @pytest.fixture
@@ -51,6 +50,13 @@ def beat(run_id: UUID, tag: str = TAG) -> None:
     )
 
 
+def heartbeats(run_id: UUID) -> list[dict[str, object]]:
+    """What the server has of the run's heartbeats."""
+    wanted = {"resource": {"id": [f"prefect.flow-run.{run_id}"]}, "event": {"name": [HEARTBEAT]}}
+    found = prefect_api.post("/events/filter", {"filter": wanted, "limit": 10}).raise_for_status().json()
+    return list(found["events"])
+
+
 def test_a_run_whose_heartbeat_stops_is_crashed_and_no_other(prefect: SyncPrefectClient) -> None:
     silent, ended, strange, alive = (running(prefect) for _ in range(4))
     for run_id in (silent, ended, alive):
@@ -75,15 +81,9 @@ def test_the_keeper_sees_to_it_and_the_runs_of_incidents_beat_as_it_expects(
 ) -> None:
     wait_for(lambda: len(prefect.read_automations_by_name(NAME)) == 2, named="the keeper's and this test's")
     service = save_unreachable("beating", mode="dry-run")
-    run_id = start_run({"summary": "is its heart beating?", "service": service})
-    wait_ended(store, run_id)
-    wanted = {"resource": {"id": [f"prefect.flow-run.{run_id}"]}, "event": {"name": [HEARTBEAT]}}
-
-    def beats() -> list[dict[str, object]]:
-        found = prefect_api.post("/events/filter", {"filter": wanted, "limit": 10}).raise_for_status().json()
-        return list(found["events"])
-
-    [first, *_] = wait_for(beats, named="a heartbeat")
+    run_id = UUID(start_run({"summary": "is its heart beating?", "service": service}))
+    wait_ended(store, str(run_id))
+    [first, *_] = wait_for(lambda: heartbeats(run_id), named="a heartbeat")
     related = first["related"]
     assert isinstance(related, list)
     assert f"prefect.tag.{TAG}" in [each["prefect.resource.id"] for each in related]
@@ -130,6 +130,18 @@ def test_a_run_that_died_without_a_witness_is_begun_again_in_good_time(
     monkeypatch.setattr(runs, "now", lambda: now() + STARTS)
     LostRuns(store).mend_due()
     assert prefect.read_flow_run(run_id).state_name == "AwaitingRetry"
+
+
+def test_a_run_that_beats_is_left_to_whoever_keeps_its_incident(
+    prefect: SyncPrefectClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = unserved(prefect, Running())
+    beat(run_id)
+    wait_for(lambda: heartbeats(run_id), named="the heartbeat")
+    monkeypatch.setattr(runs, "now", lambda: now() + STARTS)
+    LostRuns(store).mend_due()
+    assert prefect.read_flow_run(run_id).state_type is StateType.RUNNING
+    prefect.set_flow_run_state(run_id, Completed())
 
 
 def test_a_run_that_works_on_its_incident_is_left_to_its_lease(

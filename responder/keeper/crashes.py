@@ -18,7 +18,7 @@ NAME = "a run of an incident without a heartbeat has crashed"
 SILENCE = timedelta(minutes=10)
 """Longer than a server may be away: a heartbeat that it did not hear is no crash."""
 TAG = "incident"
-_HEARTBEAT = "prefect.flow-run.heartbeat"
+HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ def automation(silence: timedelta) -> AutomationCore:
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related={"prefect.resource.id": f"prefect.tag.{TAG}"},
             for_each={"prefect.resource.id"},
-            after={_HEARTBEAT},
-            expect={_HEARTBEAT, *(f"prefect.flow-run.{state}" for state in _ENDINGS)},
+            after={HEARTBEAT},
+            expect={HEARTBEAT, *(f"prefect.flow-run.{state}" for state in _ENDINGS)},
             posture=Posture.Proactive,
             threshold=1,
             within=silence,

@@ -17,6 +17,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Scheduled
 
@@ -24,6 +25,7 @@ from blocks.run_history import final_state
 from responder.domain.base import now
 from responder.domain.incident import NO_RUN, Ending, Outcome
 from responder.domain.profile import Profile
+from responder.keeper.crashes import HEARTBEAT
 from responder.keeper.handover import hand_over
 from responder.store import Store
 from responder.store.alerts import DISPATCH
@@ -120,7 +122,7 @@ class LostRuns:
 
     def _mend(self, client: SyncPrefectClient, run: FlowRun) -> None:
         incident = self._store.incident_of_run(str(run.id))
-        if incident is None and run.run_count <= MOST_TAKE_UPS:
+        if incident is None and run.run_count <= MOST_TAKE_UPS and not _beats(client, run):
             client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry"), force=True)
         elif incident is not None and self._is_over(incident, run):
             client.set_flow_run_state(run.id, final_state(incident.ending), force=True)
@@ -133,12 +135,23 @@ class LostRuns:
         return run.state_type is not StateType.RUNNING or (closed is not None and now() - closed > STARTS)
 
 
+def _beats(client: SyncPrefectClient, run: FlowRun) -> bool:
+    """Whether it is said to run, and has told so itself: should it stop, Prefect's crash detection notices."""
+    if not run.state or run.state.type is not StateType.RUNNING:
+        return False
+    beats = EventFilter(
+        event=EventNameFilter(name=[HEARTBEAT]),
+        resource=EventResourceFilter(id=[f"prefect.flow-run.{run.id}"]),
+        occurred=EventOccurredFilter(since=run.state.timestamp),
+    )
+    return client.read_events(beats, limit=1).total > 0
+
+
 def _lost(client: SyncPrefectClient) -> list[FlowRun]:
     """The incidents' runs that lately, but not just now, stopped on their way to an incident, or crashed later.
 
     A worker says that a run is pending and starts its process then; of one that dies between, nobody else tells.
-    Nor of a process whose last word, that it runs, reaches a busy server after the worker's, that it crashed:
-    there is no heartbeat yet whose end Prefect would notice.
+    Nor of a process whose last word, that it runs, reaches a busy server after the worker's, that it crashed.
     """
     found = client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),
