@@ -63,7 +63,7 @@ def _begin(case: Case, step: PlanStep, host: Host, attempt: AttemptRow | None) -
     if isinstance(admitted, AttemptOutcome):
         return _bar(case, attempt, host, admitted) if attempt else admitted
     assert attempt is not None
-    return _start(case, attempt, host) or attempt
+    return _start(case, attempt, host)
 
 
 def _intend(case: Case, step: PlanStep, host: Host, admitted: Admitted) -> AttemptRow:
@@ -80,8 +80,8 @@ def _intend(case: Case, step: PlanStep, host: Host, admitted: Admitted) -> Attem
     )
 
 
-def _start(case: Case, attempt: AttemptRow, host: Host) -> AttemptOutcome | None:
-    """Fence the attempt and start it. None: it has been started, by us now or by an earlier run of ours."""
+def _start(case: Case, attempt: AttemptRow, host: Host) -> AttemptRow | AttemptOutcome:
+    """Fence the attempt and start it; it, if it has been started, by us now or by an earlier run of ours."""
     why = ""
     held_back = case.store.held_back(case.id)  # read last of all: it is in force from the moment it stands there
     if held_back:
@@ -107,8 +107,7 @@ def _start(case: Case, attempt: AttemptRow, host: Host) -> AttemptOutcome | None
             return _not_acted(case, attempt, str(error))
         if fence.outcome == "error":
             return _not_acted(case, attempt, f"the fence could not be made: {fence.detail}")
-        _move(case, attempt, AttemptState.ACTED, acted_at=now())
-        return None
+        return _move(case, attempt, AttemptState.ACTED, acted_at=now())
     return _unknown(case, attempt, f"{host.name} could not be told to begin, nor asked whether it did: {why}")
 
 
@@ -214,6 +213,6 @@ def _unknown(case: Case, attempt: AttemptRow, why: str) -> AttemptOutcome:
     return AttemptOutcome(attempt_id=attempt.id, state="unknown", reason=reason)
 
 
-def _move(case: Case, attempt: AttemptRow, to: AttemptState, **values: object) -> None:
+def _move(case: Case, attempt: AttemptRow, to: AttemptState, **values: object) -> AttemptRow:
     clean = {name: redact(value) if isinstance(value, str) else value for name, value in values.items()}
-    case.store.move_attempt(case.id, case.ref.epoch, attempt.id, to, **clean)
+    return case.store.move_attempt(case.id, case.ref.epoch, attempt.id, to, **clean)

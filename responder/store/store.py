@@ -310,19 +310,23 @@ class Store(Alerts):
                 session.flush()
             return row
 
-    def move_attempt(self, incident_id: str, epoch: int, attempt_id: str, to: AttemptState, **values: Any) -> None:
-        """Move an attempt to its next state, and record what is known with it.
+    def move_attempt(
+        self, incident_id: str, epoch: int, attempt_id: str, to: AttemptState, **values: Any
+    ) -> AttemptRow:
+        """Move an attempt to its next state, and record what is known with it; returns it as it is then.
 
         Raises `PermanentError` when the incident has no such attempt, or when the state cannot follow.
         """
         with self._fenced(incident_id, epoch) as (session, _):
-            row = session.scalar(
+            row: AttemptRow | None = session.scalar(
                 select(AttemptRow).where(AttemptRow.id == attempt_id, AttemptRow.incident_id == incident_id)
             )
             if row is None:
                 raise PermanentError(f"incident {incident_id} has no attempt {attempt_id}")
             require_follows(AttemptState(row.state), to)
             session.execute(update(AttemptRow).where(AttemptRow.id == attempt_id).values(state=to.value, **values))
+            session.refresh(row)
+            return row
 
     def attempts(self, incident_id: str) -> Sequence[AttemptRow]:
         """The incident's attempts in order."""
