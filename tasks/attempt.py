@@ -168,7 +168,7 @@ def _ended(case: Case, attempt: AttemptRow, change: ChangeState) -> AttemptOutco
 
     output = clipped(change.output, 4_000)
     text = f"ended with status {change.exit_status}, which proves nothing yet"
-    begun = attempt.acted_at or now()  # an earlier run may have died before it could say that it had begun
+    begun = attempt.acted_at or attempt.intent_at  # an earlier run may have died before it could say so
     ended: dict[str, object] = {"acted_at": begun, "ended_at": now(), "exit_status": change.exit_status}
     ended |= {"output": output, "reason": text}
     _move(case, attempt, AttemptState.ENDED, **ended)
