@@ -1,13 +1,16 @@
-"""The store's timeline entries: every message is named by what it is to people."""
+"""The store's timeline entries: in the words that people have for them, and at the time that they are about."""
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from responder.domain.attempt import AttemptState
+from responder.domain.base import now
 from responder.store import Store
 from responder.store.entries import store_entries
-from tests.factories import open_incident, profile
+from tests.factories import intend, open_incident, profile
 
 
 @pytest.fixture
@@ -46,3 +49,24 @@ def test_a_message_is_named_by_what_it_is_to_people(
     store.enqueue(row.id, channel=channel, kind=kind, body={}, key=key)
     texts = [entry.text for entry in store_entries(store, row.id) if entry.source == "message"]
     assert texts == [f"{words}: waiting"]
+
+
+def test_what_fresh_probes_say_of_an_attempt_stands_where_they_said_it(store: Store) -> None:
+    row = open_incident(store, profile())
+    epoch = store.begin_run(row.id, holder="here:1", lease_s=60)
+    attempt = intend(store, row.id, epoch)
+    begun = now()
+    ended, checked = begun + timedelta(seconds=2), begun + timedelta(seconds=9)
+    store.move_attempt(row.id, epoch, attempt.id, AttemptState.ACTED, acted_at=begun)
+    store.move_attempt(row.id, epoch, attempt.id, AttemptState.ENDED, ended_at=ended, exit_status=1, reason="no")
+    assert (ended, "ended: restart on gw-1: no") in _attempts(store, row.id)
+    store.move_attempt(row.id, epoch, attempt.id, AttemptState.FAILED, checked_at=checked, reason="no; still dead")
+    assert _attempts(store, row.id)[1:] == [
+        (begun, "begun: restart on gw-1"),
+        (ended, "ended with status 1: restart on gw-1"),
+        (checked, "failed: restart on gw-1: no; still dead"),
+    ]
+
+
+def _attempts(store: Store, incident_id: str) -> list[tuple[datetime, str]]:
+    return [(entry.at, entry.text) for entry in store_entries(store, incident_id) if entry.source == "attempt"]

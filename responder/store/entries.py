@@ -76,13 +76,24 @@ def store_entries(store: Store, incident_id: str) -> tuple[Entry, ...]:
             entries.append(
                 Entry(at=attempt.acted_at, id=f"attempt:{attempt.id}:act", source="attempt", text=f"begun: {name}")
             )
+        became = f"{attempt.state}: {name}: {attempt.reason}"
         if attempt.ended_at:
+            status = "at a time unknown" if attempt.exit_status is None else f"with status {attempt.exit_status}"
             entries.append(
                 Entry(
                     at=attempt.ended_at,
                     id=f"attempt:{attempt.id}:end",
                     source="attempt",
-                    text=f"{attempt.state}: {name}: {attempt.reason}",
+                    text=f"ended {status}: {name}" if attempt.checked_at else became,
+                )
+            )
+        if attempt.checked_at:
+            entries.append(
+                Entry(
+                    at=attempt.checked_at,
+                    id=f"attempt:{attempt.id}:{attempt.state}",
+                    source="attempt",
+                    text=became,
                 )
             )
     entries += [
