@@ -877,4 +877,5 @@ for number in itertools.count(1):
         restless.kill()
         restless.communicate()
         store.close()
+    assert max(waited) < 100, sorted(waited)
     assert sum(waited) < 3 * len(waited), sorted(waited)
