@@ -92,7 +92,8 @@ def wait_for(what: Callable[[], Found | None], timeout_s: float = PATIENCE_S, *,
 
 def wait_opened(store: Store, run_id: str, timeout_s: float = PATIENCE_S) -> IncidentRow:
     """The run's incident, once it is open."""
-    return _wait_for_run(store, run_id, lambda: store.incident_of_run(run_id), timeout_s, "incident")
+    with telling_how_far(store, run_id):
+        return wait_for(lambda: store.incident_of_run(run_id), timeout_s, named=f"the incident of run {run_id}")
 
 
 def wait_ended(store: Store, run_id: str, timeout_s: float = PATIENCE_S) -> IncidentRow:
@@ -103,22 +104,22 @@ def wait_ended(store: Store, run_id: str, timeout_s: float = PATIENCE_S) -> Inci
         ended = store.incident(row.id).outcome is not None
         return ended and all(message.state != "waiting" for message in store.messages(row.id))
 
-    _wait_for_run(store, run_id, told, timeout_s, "incident's end")
+    with telling_how_far(store, run_id):
+        wait_for(told, timeout_s, named=f"the end of incident {row.id}")
     return store.incident(row.id)
 
 
-def _wait_for_run(
-    store: Store, run_id: str, what: Callable[[], Found | None], timeout_s: float, named: str
-) -> Found:
+@contextmanager
+def telling_how_far(store: Store, run_id: str) -> Iterator[None]:
+    """What is waited for in here says, when it does not come, how far the run and its incident have."""
     try:
-        return wait_for(what, timeout_s, named=f"the {named} of run {run_id}")
+        yield
     except TimeoutError as error:
-        error.add_note(how_far(store, run_id))
+        error.add_note(_how_far(store, run_id))
         raise
 
 
-def how_far(store: Store, run_id: str) -> str:
-    """For whoever reads of a run that did not go on: how far it and its incident have come."""
+def _how_far(store: Store, run_id: str) -> str:
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(UUID(run_id))
         states = client.read_flow_run_states(run.id)

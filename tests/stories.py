@@ -21,7 +21,15 @@ from responder.lab.lab import HostAction, Lab
 from responder.lab.scenario import Scenario
 from responder.store import Store, open_store
 from responder.store.tables import AttemptRow, DecisionRow, IncidentRow, MessageRow, PhaseRow
-from tests.lab_runs import PATIENCE_S, broken_lab, how_far, start_incident, wait_ended, wait_for, wait_opened
+from tests.lab_runs import (
+    PATIENCE_S,
+    broken_lab,
+    start_incident,
+    telling_how_far,
+    wait_ended,
+    wait_for,
+    wait_opened,
+)
 
 AT_ONCE = 4
 _PIDFD_GETFD = 438  # the same number on every architecture; Python has no call for it
@@ -70,11 +78,8 @@ class Story:
             found = [c for c in self.host.commands() if command in c["command"] and c["at"] >= since]
             return len([c for c in found if c["state"] == state]) >= count
 
-        try:
+        with telling_how_far(self.store, self.run_id):
             wait_for(come, named=f"{count} of {command!r} {state}")
-        except TimeoutError as error:
-            error.add_note(how_far(self.store, self.run_id))
-            raise
 
     def hold_the_look_before_acting(self, *, most: int | None = None) -> Hold:
         """Start, and wait until the mitigation's first look is held: nothing is intended yet."""

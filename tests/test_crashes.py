@@ -1,14 +1,14 @@
 """Crashes, on the session's server: Prefect's own detection by heartbeats, and what the keeper mends."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-import prefect_api
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State, StateType
-from prefect.events import emit_event
+from prefect.events import ReceivedEvent, emit_event
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 from prefect.states import Completed, Crashed, Pending, Running
 
 from responder.domain.base import now
@@ -50,11 +50,11 @@ def beat(run_id: UUID, tag: str = TAG) -> None:
     )
 
 
-def heartbeats(run_id: UUID) -> list[dict[str, object]]:
+def heartbeats(client: SyncPrefectClient, run_id: UUID) -> list[ReceivedEvent]:
     """What the server has of the run's heartbeats."""
-    wanted = {"resource": {"id": [f"prefect.flow-run.{run_id}"]}, "event": {"name": [HEARTBEAT]}}
-    found = prefect_api.post("/events/filter", {"filter": wanted, "limit": 10}).raise_for_status().json()
-    return list(found["events"])
+    of_the_run = EventResourceFilter(id=[f"prefect.flow-run.{run_id}"])
+    beats = EventFilter(event=EventNameFilter(name=[HEARTBEAT]), resource=of_the_run)
+    return client.read_events(beats, limit=10).events
 
 
 def test_a_run_whose_heartbeat_stops_is_crashed_and_no_other(prefect: SyncPrefectClient) -> None:
@@ -83,10 +83,8 @@ def test_the_keeper_sees_to_it_and_the_runs_of_incidents_beat_as_it_expects(
     service = save_unreachable("beating", mode="dry-run")
     run_id = UUID(start_run({"summary": "is its heart beating?", "service": service}))
     wait_ended(store, str(run_id))
-    [first, *_] = wait_for(lambda: heartbeats(run_id), named="a heartbeat")
-    related = first["related"]
-    assert isinstance(related, list)
-    assert f"prefect.tag.{TAG}" in [each["prefect.resource.id"] for each in related]
+    [first, *_] = wait_for(lambda: heartbeats(prefect, run_id), named="a heartbeat")
+    assert f"prefect.tag.{TAG}" in [each.id for each in first.related]
 
 
 # --- where no lease tells of a crash ---------------------------------------------------------------------
@@ -120,53 +118,60 @@ def test_a_run_that_crashed_before_its_incident_was_open_is_begun_again(prefect:
     assert state_after(prefect, crashed(prefect)).name == "AwaitingRetry"
 
 
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called, it is as late as a run has for opening its incident."""
+    return lambda: monkeypatch.setattr(runs, "now", lambda: now() + STARTS)
+
+
+def looked_at(client: SyncPrefectClient, store: Store, run_id: UUID) -> State:
+    """Its state when the keeper has looked for what is lost."""
+    LostRuns(store).mend_due()
+    state = client.read_flow_run(run_id).state
+    assert state
+    return state
+
+
 @pytest.mark.parametrize("said", [Pending(), Running()], ids=["before it began", "while it told that it runs"])
 def test_a_run_that_died_without_a_witness_is_begun_again_in_good_time(
-    prefect: SyncPrefectClient, store: Store, monkeypatch: pytest.MonkeyPatch, said: State
+    prefect: SyncPrefectClient, store: Store, later: Callable[[], None], said: State
 ) -> None:
     run_id = unserved(prefect, said)
-    LostRuns(store).mend_due()
-    assert prefect.read_flow_run(run_id).state_type is said.type, "its process may be opening the incident still"
-    monkeypatch.setattr(runs, "now", lambda: now() + STARTS)
-    LostRuns(store).mend_due()
-    assert prefect.read_flow_run(run_id).state_name == "AwaitingRetry"
+    assert looked_at(prefect, store, run_id).type is said.type, "its process may be opening the incident still"
+    later()
+    assert looked_at(prefect, store, run_id).name == "AwaitingRetry"
 
 
 def test_a_run_that_beats_is_left_to_whoever_keeps_its_incident(
-    prefect: SyncPrefectClient, store: Store, monkeypatch: pytest.MonkeyPatch
+    prefect: SyncPrefectClient, store: Store, later: Callable[[], None]
 ) -> None:
     run_id = unserved(prefect, Running())
     beat(run_id)
-    wait_for(lambda: heartbeats(run_id), named="the heartbeat")
-    monkeypatch.setattr(runs, "now", lambda: now() + STARTS)
-    LostRuns(store).mend_due()
-    assert prefect.read_flow_run(run_id).state_type is StateType.RUNNING
+    wait_for(lambda: heartbeats(prefect, run_id), named="the heartbeat")
+    later()
+    assert looked_at(prefect, store, run_id).type is StateType.RUNNING
     prefect.set_flow_run_state(run_id, Completed())
 
 
 def test_a_run_that_works_on_its_incident_is_left_to_its_lease(
-    prefect: SyncPrefectClient, store: Store, monkeypatch: pytest.MonkeyPatch
+    prefect: SyncPrefectClient, store: Store, later: Callable[[], None]
 ) -> None:
     run_id = unserved(prefect, Running())
     open_incident(store, profile(name=f"shop-{uuid4().hex[:8]}"), run_id=str(run_id), mode=Mode.DRY_RUN)
-    monkeypatch.setattr(runs, "now", lambda: now() + STARTS)
-    LostRuns(store).mend_due()
-    assert prefect.read_flow_run(run_id).state_type is StateType.RUNNING
+    later()
+    assert looked_at(prefect, store, run_id).type is StateType.RUNNING
     prefect.set_flow_run_state(run_id, Completed())
 
 
 def test_a_run_under_which_a_person_closed_its_incident_does_not_run_for_ever(
-    prefect: SyncPrefectClient, store: Store, monkeypatch: pytest.MonkeyPatch
+    prefect: SyncPrefectClient, store: Store, later: Callable[[], None]
 ) -> None:
     run_id = unserved(prefect, Running())
     row = open_incident(store, profile(name=f"shop-{uuid4().hex[:8]}"), run_id=str(run_id), mode=Mode.DRY_RUN)
     store.close_incident(row.id, who="ada", why="the venue was down")
-    LostRuns(store).mend_due()
-    assert prefect.read_flow_run(run_id).state_type is StateType.RUNNING, "it may say so itself"
-    monkeypatch.setattr(runs, "now", lambda: now() + STARTS)
-    LostRuns(store).mend_due()
-    state = prefect.read_flow_run(run_id).state
-    assert state
+    assert looked_at(prefect, store, run_id).type is StateType.RUNNING, "it may say so itself"
+    later()
+    state = looked_at(prefect, store, run_id)
     assert (state.name, state.message) == ("Completed", "resolved: closed by a person")
 
 

@@ -69,33 +69,19 @@ def store_entries(store: Store, incident_id: str) -> tuple[Entry, ...]:
             )
     for attempt in store.attempts(incident_id):
         name = f"{attempt.strategy} on {attempt.target}"
-        entries.append(
-            Entry(at=attempt.intent_at, id=f"attempt:{attempt.id}", source="attempt", text=f"intent: {name}")
-        )
-        if attempt.acted_at:
-            entries.append(
-                Entry(at=attempt.acted_at, id=f"attempt:{attempt.id}:act", source="attempt", text=f"begun: {name}")
-            )
         became = f"{attempt.state}: {name}: {attempt.reason}"
-        if attempt.ended_at:
-            status = "at a time unknown" if attempt.exit_status is None else f"with status {attempt.exit_status}"
-            entries.append(
-                Entry(
-                    at=attempt.ended_at,
-                    id=f"attempt:{attempt.id}:end",
-                    source="attempt",
-                    text=f"ended {status}: {name}" if attempt.checked_at else became,
-                )
-            )
-        if attempt.checked_at:
-            entries.append(
-                Entry(
-                    at=attempt.checked_at,
-                    id=f"attempt:{attempt.id}:{attempt.state}",
-                    source="attempt",
-                    text=became,
-                )
-            )
+        status = "at a time unknown" if attempt.exit_status is None else f"with status {attempt.exit_status}"
+        told = (
+            (attempt.intent_at, "", f"intent: {name}"),
+            (attempt.acted_at, ":act", f"begun: {name}"),
+            (attempt.ended_at, ":end", f"ended {status}: {name}" if attempt.checked_at else became),
+            (attempt.checked_at, f":{attempt.state}", became),
+        )
+        entries += [
+            Entry(at=at, id=f"attempt:{attempt.id}{which}", source="attempt", text=text)
+            for at, which, text in told
+            if at
+        ]
     entries += [
         Entry(at=d.at, id=f"decision:{d.id}", source="decision", text=f"{d.who}: {d.what}, because {d.why}")
         for d in store.decisions(incident_id)
